@@ -1,0 +1,11 @@
+"""Region- and object-level self-supervised pre-training of detection backbones."""
+
+from regionssl.errors import InputError
+from regionssl.export.run_weights import load_backbone
+from regionssl.verbs.demo import demo
+from regionssl.verbs.export import export
+from regionssl.verbs.pretrain import pretrain
+from regionssl.verbs.recipes import recipes
+from regionssl.verbs.show import show
+
+__all__ = ["InputError", "demo", "export", "load_backbone", "pretrain", "recipes", "show"]

@@ -1,0 +1,5 @@
+"""``python -m regionssl``."""
+
+from regionssl.cli import main
+
+main()

@@ -1,0 +1,166 @@
+"""The composition root: from names in a recipe to the objects of a run. A list, not a place where things happen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import SerializeAsAny, field_validator
+from torch import nn
+
+from regionssl.backbones.encoder import Encoder, EncoderConfig
+from regionssl.backbones.weights import initialise
+from regionssl.config import Config, override, parse, parse_overrides, read_yaml
+from regionssl.counted import Stream, integer
+from regionssl.engine.optim import OptimiserConfig
+from regionssl.engine.schedule import ScheduleConfig
+from regionssl.engine.train import TrainingConfig
+from regionssl.errors import InputError, nearest
+from regionssl.methods.base import Method, MethodConfig, World
+from regionssl.methods.byol import Byol
+from regionssl.methods.moco import Moco
+from regionssl.methods.resim import C4, ReSim
+from regionssl.methods.scrl import Scrl
+
+METHODS: dict[str, type[Method]] = {"moco": Moco, "byol": Byol, "resim": ReSim, "scrl": Scrl}
+
+# Named sets of settings of a method, over its defaults: ``method: {name: scrl, preset: official}``.
+PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    ("moco", "official"): {},
+    ("resim", "official"): {},
+    ("resim", "c4"): {"levels": [C4.model_dump()]},
+    ("scrl", "official"): {"normalise_over": "process", "target_init": "independent"},
+    ("byol", "official_scrl"): {"joint_views": True, "target_init": "independent"},
+    ("byol", "official_orl"): {"joint_views": False, "target_init": "copy"},
+}
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class About(Config):
+    """Where a recipe comes from.
+
+    Attributes:
+        summary: one line.
+        data: what the settings were made for.
+        source: of the settings.
+        score: published or measured result, "not published" or "not measured".
+        departures: each value that differs from the source, and why.
+    """
+
+    summary: str
+    data: str
+    source: str
+    score: str
+    departures: dict[str, str] = {}
+
+
+class RunConfig(Config):
+    """Everything that decides a run's result, as a recipe states it."""
+
+    about: About
+    method: SerializeAsAny[MethodConfig]
+    backbone: EncoderConfig = EncoderConfig()
+    optimiser: OptimiserConfig
+    schedule: ScheduleConfig
+    training: TrainingConfig = TrainingConfig()
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _known_method(cls, value: Any) -> Any:
+        return value if isinstance(value, MethodConfig) else parse_method(value)
+
+
+def parse_method(tree: Any) -> MethodConfig:
+    """The method's config from plain values with a ``name`` and perhaps a ``preset``.
+
+    Raises:
+        InputError: an unknown method, preset or key.
+    """
+    if not isinstance(tree, Mapping) or "name" not in tree:
+        raise InputError(f"method needs a name; known: {', '.join(METHODS)}")
+    values = dict(tree)
+    name, preset = values["name"], values.pop("preset", None)
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}{nearest(str(name), METHODS)}")
+    if preset is not None and (name, preset) not in PRESETS:
+        known = [preset_name for method, preset_name in PRESETS if method == name]
+        raise InputError(f"unknown preset {preset!r} of {name}{nearest(str(preset), known)}")
+    base = PRESETS.get((name, preset), {})
+    return parse(METHODS[name].Config, base | values, "method")
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """The plain values of a recipe, by name or by file.
+
+    Raises:
+        InputError: no such recipe or file.
+    """
+    if recipe in recipe_names():
+        return read_yaml(RECIPES / f"{recipe}.yaml")
+    path = Path(recipe)
+    if path.is_file() or path.suffix in (".yaml", ".yml"):
+        return read_yaml(path)
+    raise InputError(f"no recipe or file called {recipe!r}{nearest(recipe, recipe_names())}")
+
+
+def load_config(
+    recipe: str, settings: Mapping[str, Any], assignments: list[str] | None = None, size: int | None = None
+) -> RunConfig:
+    """A recipe as a typed config.
+
+    Args:
+        settings: values by dotted key, put over the recipe.
+        assignments: ``key.sub=value`` strings, put over both.
+        size: side of all views, pixels.
+
+    Raises:
+        InputError: an unknown recipe or key, or a value that does not fit.
+    """
+    tree = read_recipe(recipe)
+    overrides = [*settings.items(), *parse_overrides(assignments or [])]
+    if size is not None or any(key.startswith("method.") for key, _ in overrides):
+        tree["method"] = written_out(tree.get("method"), size)
+    for key, value in overrides:
+        override(tree, key, value)
+    return parse(RunConfig, tree, f"recipe {recipe}")
+
+
+def written_out(tree: Any, size: int | None) -> dict[str, Any]:
+    """A method's values with all defaults, so that single items of its lists can be set; views of ``size`` if given."""
+    method = parse_method(tree)
+    if size is not None:
+        method = method.model_copy(update={"plan": method.plan.resized(size)})
+    return method.model_dump(mode="json")
+
+
+def make_method(config: RunConfig, world: World, seed: int, init: str) -> Method:
+    """The method of a config, with weights drawn from ``seed`` and the backbone initialised from ``init``.
+
+    Raises:
+        InputError: ``init`` is neither random, imagenet nor a usable file.
+    """
+
+    def make_encoder(maps: tuple[str, ...]) -> Encoder:
+        encoder = Encoder(config.backbone, size=config.method.plan.views[0].size, maps=maps)
+        initialise(encoder, init)
+        return encoder
+
+    state = torch.get_rng_state()
+    torch.manual_seed(integer(seed, Stream.WEIGHTS))
+    constructor: Any = METHODS[config.method.name]
+    method: Method = constructor(config.method, make_encoder, world)
+    torch.set_rng_state(state)
+    return method
+
+
+def trainable(method: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that the optimiser sees, with their names."""
+    return [(name, parameter) for name, parameter in method.named_parameters() if parameter.requires_grad]

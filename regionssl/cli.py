@@ -1,0 +1,38 @@
+"""The command line: one command per verb, with the verb's own arguments."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from regionssl.errors import InputError
+from regionssl.verbs.demo import demo
+from regionssl.verbs.export import export
+from regionssl.verbs.pretrain import pretrain
+from regionssl.verbs.recipes import recipes
+from regionssl.verbs.show import show
+
+app = typer.Typer(
+    name="regionssl",
+    help="Region-level self-supervised pre-training of detection backbones on your own images.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (pretrain, recipes, export, show, demo):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Run the command line; an :class:`InputError` ends it with a sentence and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"regionssl: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""The training loop, in plain sight. It knows no method; a method knows nothing of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from regionssl import counted
+from regionssl.config import Config
+from regionssl.counted import Stream
+from regionssl.data.batch import Batch
+from regionssl.data.images import ImageList
+from regionssl.data.loader import EpochPlan, StepSampler, make_loader
+from regionssl.data.photometric import apply
+from regionssl.data.views import ViewPlan
+from regionssl.engine.checkpoint import save_checkpoint
+from regionssl.engine.distributed import average_running_statistics
+from regionssl.engine.log import Meter, RunLog, memory_mib
+from regionssl.engine.schedule import ScheduleConfig, learning_rate
+from regionssl.engine.signals import StopRequest
+from regionssl.errors import InputError
+from regionssl.methods.base import Method, Progress, Terms, World
+
+
+class TrainingConfig(Config):
+    """How to train, whatever the method.
+
+    Attributes:
+        batch_size: images per step, over all processes and accumulated parts.
+        micro_batch: images per process that go through the network at once; None for the process's whole share.
+        epochs: passes over the data; ``steps``, when given, ends the run (and its schedules) after so many steps.
+        drop_last: leave out the rest of an epoch that does not fill a batch.
+        precision: arithmetic of the networks; losses and pooling are always computed in float32.
+        channels_last: memory format of the networks.
+        compile: compile the networks with torch.compile.
+        clip: largest norm of the gradient; None for no limit.
+        workers: loader processes per training process.
+        seed: of everything random.
+        save_every: steps between checkpoints; None for about one per epoch. keep: how many stay.
+        log_every: steps between log records.
+    """
+
+    batch_size: int = Field(256, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
+    epochs: float = Field(200, gt=0)
+    steps: int | None = Field(None, ge=1)
+    drop_last: bool = True
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    clip: float | None = Field(None, gt=0)
+    workers: int | None = Field(None, ge=0)
+    seed: int = Field(0, ge=0)
+    save_every: int | None = Field(None, ge=1)
+    keep: int = Field(3, ge=1)
+    log_every: int = Field(10, ge=1)
+
+
+class NonFiniteLoss(InputError):
+    """The loss became infinite or not a number."""
+
+
+@dataclass
+class Trainer:
+    """Everything that a run consists of, and the step that it repeats.
+
+    Attributes:
+        method: the bare method; ``module`` and ``optimiser`` are Fabric's wrappers of it and of its optimiser.
+        world: the processes of the run.
+        step: number of steps done.
+    """
+
+    config: TrainingConfig
+    plan: ViewPlan
+    schedule: ScheduleConfig
+    peak_lr: float
+    images: ImageList
+    epochs: EpochPlan
+    total_steps: int
+    method: Method
+    module: Any
+    optimiser: Any
+    fabric: Fabric
+    world: World
+    step: int = 0
+    pending: tuple[Tensor, Terms, Tensor, int] | None = None
+
+    def loader(self, last: int) -> DataLoader[Batch]:
+        """Batches of this process from the current step up to step ``last``."""
+        sampler = StepSampler(self.epochs, self.step, last, self.world.rank, self.world.size)
+        cuda = self.fabric.device.type == "cuda"
+        return make_loader(self.images, self.plan, sampler, self.config.seed, self.config.workers or 0, cuda)
+
+    def learning_rate(self) -> float:
+        """The learning rate of the current step."""
+        per_epoch = self.epochs.steps_per_epoch
+        return learning_rate(self.schedule, self.peak_lr, self.step, per_epoch, self.total_steps / per_epoch)
+
+    def train_step(self, batch: Batch) -> Terms:
+        """One step: colours, targets, the parts' losses, the optimiser, and what the method does afterwards."""
+        torch.manual_seed(counted.integer(self.config.seed, Stream.STEP, self.step, self.world.rank))
+        batch = self.colour(batch.to(self.fabric.device))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
+        with self.fabric.autocast():
+            targets = self.method.targets(batch)
+        terms: Terms = {}
+        for part in batch.split(self.config.micro_batch or len(batch)):
+            final = part.first + len(part) == len(batch)
+            with self.fabric.no_backward_sync(self.module, enabled=not final):
+                part_terms = self.module(part, targets)
+                self.fabric.backward(part_terms["loss"])
+            for name, value in part_terms.items():
+                terms[name] = terms.get(name, 0) + value.detach()
+        if self.config.clip is not None:
+            self.fabric.clip_gradients(self.module, self.optimiser, max_norm=self.config.clip, error_if_nonfinite=False)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.method.after_step(Progress(self.step, self.total_steps))
+        if not self.method.synchronised:
+            average_running_statistics(self.method, self.world)
+        self.check_finite()
+        self.pending = (self.world.mean(terms["loss"]), terms, batch.index, self.step)
+        self.step += 1
+        return terms
+
+    def colour(self, batch: Batch) -> Batch:
+        """The batch with its colours drawn in: float32, normalised."""
+        for view, spec in enumerate(self.plan.views):
+            batch.views[view] = apply(batch.views[view], batch.colours[view], spec.colour)
+        return batch
+
+    def check_finite(self) -> None:
+        """Stop if the loss of the last step is not finite; read one step late so that the device is not waited for.
+
+        Raises:
+            NonFiniteLoss: naming the step, the terms and the files.
+        """
+        if self.pending is None:
+            return
+        loss, terms, index, step = self.pending
+        self.pending = None
+        if bool(torch.isfinite(loss)):
+            return
+        names = [self.images.names[i] for i in index.tolist()]
+        listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        values = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+        raise NonFiniteLoss(
+            f"the loss of step {step} is not finite ({values}); images of this process: {listed}. The last checkpoint "
+            "is unharmed; a lower learning rate or --precision fp32 are the usual remedies"
+        )
+
+    def state(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """All that a resumed run needs: networks, averages, queue, optimiser, scaler, position; and who it is."""
+        return {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "identity": identity,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        self.method.load_state_dict(state["method"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.step = state["step"]
+
+
+def run(
+    trainer: Trainer, folder: Path, identity: dict[str, Any], failed: dict[int, str], on_save: Callable[[], None]
+) -> tuple[bool, int]:
+    """Train to the end or to a stop signal, logging and saving on the way.
+
+    Args:
+        folder: the run folder.
+        identity: resolved config and data fingerprint, stored in checkpoints.
+        failed: images found unreadable, by position; added to.
+        on_save: called with every checkpoint.
+
+    Returns:
+        Whether the run is complete, and the signal that stopped it, or 0.
+    """
+    config, world = trainer.config, trainer.world
+
+    def save() -> None:
+        trainer.check_finite()
+        state = trainer.state(identity | {"failed": list(failed)})
+        if world.rank == 0:
+            save_checkpoint(folder / "checkpoints", trainer.step, state, config.keep)
+            on_save()
+        trainer.fabric.barrier()
+
+    log_folder = folder if world.rank == 0 else None
+    meter = Meter()
+    with RunLog(log_folder, trainer.step, trainer.total_steps, quiet=world.rank != 0) as log, StopRequest() as stop:
+        asked = time.perf_counter()
+        started, started_step = asked, trainer.step
+        for batch in trainer.loader(trainer.total_steps):
+            waited = time.perf_counter() - asked
+            note_failures(batch, trainer, failed, log)
+            terms = trainer.train_step(batch)
+            meter.add(len(batch) * world.size, waited)
+            done = trainer.step
+            if done % config.log_every == 0 or done in (1, trainer.total_steps):
+                seconds = (time.perf_counter() - started) / (done - started_step)
+                record = record_of(trainer, terms, meter, seconds)
+                log.step(record)
+            stopping = bool(world.mean(torch.tensor(float(stop.requested), device=trainer.fabric.device)) > 0)
+            if done % (config.save_every or trainer.total_steps) == 0 or stopping or done == trainer.total_steps:
+                save()
+            if stopping:
+                break
+            asked = time.perf_counter()
+    trainer.check_finite()
+    return trainer.step >= trainer.total_steps, stop.requested
+
+
+def record_of(trainer: Trainer, terms: Terms, meter: Meter, seconds_per_step: float) -> dict[str, Any]:
+    """The log record of the step just done."""
+    values = {name: float(trainer.world.mean(value)) for name, value in terms.items()}
+    speed, waiting = meter.read()
+    step = trainer.step - 1
+    return {
+        "step": step,
+        "epoch": round(trainer.step / trainer.epochs.steps_per_epoch, 4),
+        "loss": values.pop("loss"),
+        **values,
+        "lr": trainer.optimiser.param_groups[0]["lr"],
+        "images_per_second": round(speed, 2),
+        "data_wait": round(waiting, 4),
+        "seconds_per_step": round(seconds_per_step, 5),
+        "memory_mib": round(memory_mib(trainer.fabric.device), 1),
+        "time": round(time.time(), 2),
+    }
+
+
+def note_failures(batch: Batch, trainer: Trainer, failed: dict[int, str], log: RunLog) -> None:
+    """Count and log the images of a batch that could not be read.
+
+    Raises:
+        InputError: more than 5 % of the images have failed.
+    """
+    for index, reason in batch.failures:
+        if index not in failed:
+            failed[index] = reason
+            name = trainer.images.names[index]
+            log.event(
+                {"event": "set_aside", "step": trainer.step, "image": name, "reason": reason},
+                f"set aside {name}: {reason}; another image takes its place",
+            )
+    if len(failed) > 0.05 * len(trainer.images):
+        names = "\n  ".join(f"{trainer.images.names[i]}: {reason}" for i, reason in list(failed.items())[:20])
+        raise InputError(
+            f"{len(failed)} of {len(trainer.images)} images could not be read during training, more than 5 %:\n  {names}"
+        )

@@ -1,0 +1,125 @@
+"""Where things are: the one place that multiplies by a size, mirrors a coordinate or divides by a stride.
+
+One convention for the whole package: **continuous pixel coordinates measured at edges**. ``0`` is the left (top) edge
+of the first pixel and ``width`` the right edge of the last; boxes are ``x0, y0, x1, y1``. No half-pixel terms.
+
+A *view* is an axis-aligned crop of an image, resized to a square and perhaps mirrored, so it is described by the crop
+rectangle, the mirror flag and its size: :class:`Crops`. All five papers use such views. Keeping the rectangle rather
+than a 2x3 matrix lets every map be evaluated in the papers' own order of operations, to the last bit.
+
+Frames: *image* (pixels of the decoded, upright image), *view* (pixels of the view, 0..size), *cells* (view / stride).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The geometry of one view of each image of a batch.
+
+    Attributes:
+        box: (N, 4) float64, crop rectangle x0, y0, x1, y1 in image pixels.
+        flip: (N,) bool, whether the crop is mirrored left to right after it is cut.
+        size: side of the square view, pixels.
+    """
+
+    box: Tensor
+    flip: Tensor
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.box)
+
+    def __getitem__(self, rows: slice | Tensor) -> Crops:
+        return Crops(self.box[rows], self.flip[rows], self.size)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Crops:
+        return Crops(
+            self.box.to(device, non_blocking=non_blocking), self.flip.to(device, non_blocking=non_blocking), self.size
+        )
+
+    @property
+    def zoom(self) -> Tensor:
+        """(N, 2) float64, view pixels per image pixel along x and y."""
+        extent = self.box[:, 2:] - self.box[:, :2]
+        return torch.full_like(extent, self.size) / extent  # number / tensor would round twice
+
+
+def mirror(boxes: Tensor, flip: Tensor, size: float) -> Tensor:
+    """Mirror boxes left to right inside ``[0, size]`` where ``flip`` is set.
+
+    Args:
+        boxes: (N, K, 4), any frame of width ``size``.
+        flip: (N,) bool.
+
+    Returns:
+        (N, K, 4) with x0 <= x1 kept.
+    """
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    mirrored = torch.stack([size - x1, y0, size - x0, y1], -1)
+    return torch.where(flip[:, None, None], mirrored, boxes)
+
+
+def to_image(boxes: Tensor, crops: Crops) -> Tensor:
+    """Carry boxes (N, K, 4) from the view frame to the image frame: ``X = l + x * w / size`` (ReSim, section 2.4)."""
+    boxes = mirror(boxes, crops.flip, crops.size)
+    origin = crops.box[:, None, :2].repeat(1, 1, 2)
+    extent = (crops.box[:, 2:] - crops.box[:, :2])[:, None].repeat(1, 1, 2)
+    return origin + boxes * extent / crops.size
+
+
+def to_view(boxes: Tensor, crops: Crops) -> Tensor:
+    """Carry boxes (N, K, 4) from the image frame to the view frame: ``x = (X - l) * size / w``, then the mirror.
+
+    Nothing is clipped: a box outside the crop has coordinates below 0 or above ``size``.
+    """
+    origin = crops.box[:, None, :2].repeat(1, 1, 2)
+    extent = (crops.box[:, 2:] - crops.box[:, :2])[:, None].repeat(1, 1, 2)
+    return mirror((boxes - origin) * crops.size / extent, crops.flip, crops.size)
+
+
+def between(boxes: Tensor, source: Crops, target: Crops) -> Tensor:
+    """Carry boxes (N, K, 4) from one view of an image to another view of the same image."""
+    return to_view(to_image(boxes, source), target)
+
+
+def inside(boxes: Tensor, size: float) -> Tensor:
+    """Whether boxes (..., 4) lie in ``[0, size)``: start at or after 0 and end strictly before ``size``.
+
+    The half-open rule is ReSim's (section 2.5): a window ending exactly on the border does not count.
+    """
+    return (boxes[..., :2] >= 0).all(-1) & (boxes[..., 2:] < size).all(-1)
+
+
+def intersect(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection rectangle of boxes (..., 4), same frame. Disjoint boxes give x1 <= x0 or y1 <= y0."""
+    low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
+    return torch.cat([low, high], -1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Area (...) of boxes (..., 4); 0 for an inverted or empty box."""
+    extent = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return extent[..., 0] * extent[..., 1]
+
+
+def iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union (...) of boxes (..., 4) that broadcast against each other; 0 for empty boxes."""
+    shared = area(intersect(first, second))
+    union = area(first) + area(second) - shared
+    return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), torch.zeros_like(union))
+
+
+def clip(boxes: Tensor, size: float) -> Tensor:
+    """Boxes (..., 4) cut to ``[0, size]``."""
+    return boxes.clamp(0, size)
+
+
+def to_cells(boxes: Tensor, stride: float) -> Tensor:
+    """Boxes (..., 4) in view pixels as boxes in units of feature-map cells."""
+    return boxes / stride

@@ -1,0 +1,125 @@
+"""The seam between a method and the engine that trains it.
+
+The engine asks a method for three things, in this order, every step::
+
+    targets = method.targets(batch)             # no gradient: keys, teacher features, boxes, for the whole local batch
+    for part in batch.split(micro_batch):
+        terms = method(part, targets)           # with gradient; the parts' losses add up to the batch's loss
+        backward(terms["loss"])
+    optimiser.step()
+    method.after_step(progress)                 # moving averages, queues, curricula
+
+A method knows no optimiser, rank, device, logger or file. It gathers across processes through the :class:`World` that
+it is given, and draws random numbers from the counters in the batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from regionssl.backbones.encoder import Encoder
+from regionssl.config import Config
+from regionssl.data.batch import Batch
+from regionssl.data.views import ViewPlan
+
+Terms = dict[str, Tensor]
+
+# Makes a freshly initialised encoder that yields the named feature maps.
+EncoderFactory = Callable[[tuple[str, ...]], Encoder]
+
+
+class World:
+    """The processes that train together; this base class is the single process.
+
+    The engine passes one that speaks to the others. ``rank`` counts from 0 to ``size - 1``.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Tensors (n, ...) of all processes, equal in shape, concatenated in rank order; no gradient."""
+        return tensor
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over processes; no gradient."""
+        return tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the run is, counted after the optimiser's step: ``step`` of ``total_steps`` is done, counting from 0."""
+
+    step: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Regions of one view and their counterparts in another, for pictures.
+
+    Attributes:
+        views: positions of the two views.
+        first, second: (N, K, 4), boxes x0, y0, x1, y1 in pixels of the two views; row k of both is the same place.
+        valid: (N, K) bool, rows that take part in the loss.
+    """
+
+    views: tuple[int, int]
+    first: Tensor
+    second: Tensor
+    valid: Tensor
+
+
+class MethodConfig(Config):
+    """What every method's config has: its name and the views it asks for."""
+
+    name: str
+    plan: ViewPlan
+
+
+class Method(nn.Module, ABC):
+    """A pre-training method.
+
+    Attributes:
+        Config: the config class of the method (class attribute).
+        backbone: the network that is trained and handed on.
+    """
+
+    Config: ClassVar[type[MethodConfig]]
+    backbone: Encoder
+
+    def targets(self, batch: Batch) -> Any:
+        """What the loss needs of the whole local batch and no gradient flows through; None if nothing."""
+        return None
+
+    @abstractmethod
+    def loss(self, batch: Batch, targets: Any) -> Terms:
+        """This part's share of the local batch's loss, as ``{"loss": ..., named scalars}``.
+
+        The shares of all parts of a batch add up to its loss, and so do the named scalars.
+        """
+
+    def forward(self, batch: Batch, targets: Any) -> Terms:
+        """:meth:`loss`, so that wrappers which hook ``forward`` (DDP, compilation) see it."""
+        return self.loss(batch, targets)
+
+    def after_step(self, progress: Progress) -> None:
+        """Called once after every optimiser step."""
+
+    @property
+    def synchronised(self) -> bool:
+        """Whether batch statistics are those of all processes; otherwise they are those of groups of images."""
+        return False
+
+    @abstractmethod
+    def matches(self, batch: Batch) -> Matches:
+        """The regions that this method holds together in two views, for pictures."""
+
+    def extras(self) -> dict[str, nn.Module]:
+        """Further trained modules worth handing on, such as ``{"fpn": ...}``."""
+        return {}

@@ -1,0 +1,18 @@
+"""Projectors and predictors."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def mlp(inputs: int, hidden: int, outputs: int, *, norm: bool, bias: bool = True) -> nn.Sequential:
+    """Linear - [BatchNorm] - ReLU - Linear on rows (R, inputs) -> (R, outputs).
+
+    Args:
+        norm: batch normalisation after the first layer (BYOL family); the MoCo family has none.
+        bias: of the last layer.
+    """
+    middle = [nn.BatchNorm1d(hidden)] if norm else []
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), *middle, nn.ReLU(inplace=True), nn.Linear(hidden, outputs, bias=bias)
+    )

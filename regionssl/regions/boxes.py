@@ -1,0 +1,148 @@
+"""SCRL's random boxes in the overlap of two views, for a whole batch at once (SCRL, sections 2.3 to 2.6).
+
+The sampler has no loop over images and never waits for the device: every attempt of every box is drawn up front, and
+box by box the first attempt that is diverse enough is chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from regionssl import geometry
+from regionssl.config import Config
+from regionssl.geometry import Crops
+
+
+class BoxSamplerConfig(Config):
+    """How boxes are drawn in the overlap of two views.
+
+    Attributes:
+        boxes: boxes per image.
+        max_iou: a box whose IoU with an earlier box of its image reaches this is drawn again; 1 switches the test off.
+        min_size: least side of a box in the coarser view, pixels; the overlap must be larger than this on both axes.
+        grid: draw a cell of a random grid first and the box inside it; otherwise anywhere in the overlap.
+        jitter: half-width of the relative perturbation of the second view's box (section 2.5 uses 0.1); 0 for none.
+        attempts: draws of a box before the last one is kept whatever its IoU.
+    """
+
+    boxes: int = Field(10, ge=1)
+    max_iou: float = Field(0.5, gt=0, le=1)
+    min_size: int = Field(32, ge=1)
+    grid: bool = True
+    jitter: float = Field(0.0, ge=0, lt=1)
+    attempts: int = Field(50, ge=1)
+
+    @property
+    def draws_shape(self) -> tuple[int, int, int]:
+        """Shape of the uniform draws of one image: boxes, attempts, draws of an attempt."""
+        attempts = 1 if self.max_iou == 1 else self.attempts
+        return self.boxes, attempts, (8 if self.grid else 4) + (4 if self.jitter else 0)
+
+
+@dataclass(frozen=True)
+class BoxPairs:
+    """Boxes in two views of each image of a batch; row k of both is the same place.
+
+    Attributes:
+        first, second: (N, K, 4) float64, x0, y0, x1, y1 in pixels of the two views, clipped to them.
+        valid: (N,) bool, whether the views overlap enough; the boxes of other images are the dummy (0, 0, 1, 1).
+    """
+
+    first: Tensor
+    second: Tensor
+    valid: Tensor
+
+
+def sample_boxes(config: BoxSamplerConfig, first: Crops, second: Crops, uniform: Tensor) -> BoxPairs:
+    """Draw the boxes of a batch.
+
+    The arithmetic is the release's, in float64 and in its order, so that equal draws give equal boxes to the last bit.
+
+    Args:
+        first, second: the two views of the N images.
+        uniform: (N, *config.draws_shape) float64 in [0, 1), on the device of the crops. The last axis holds, for the
+            grid, n_x, n_y, c_x, c_y, w, h, o_x, o_y, without it w, h, x, y; then the four jitter factors.
+    """
+    overlap = geometry.intersect(first.box, second.box)
+    extent = overlap[:, 2:] - overlap[:, :2]
+    coarser = torch.minimum(first.zoom, second.zoom)
+    canvas = torch.round(extent * coarser)
+    valid = (extent > 0).all(-1) & (canvas > config.min_size).all(-1)
+    canvas = torch.where(valid[:, None], canvas, config.min_size + 1.0)
+
+    corner, side = _draw(config, canvas[:, None, None], uniform)
+    candidates = _place(corner, side, overlap, coarser, first)
+    chosen, kept = _choose_diverse(config, candidates, first.size)
+    corner, side, draws = (_pick(values, chosen) for values in (corner, side, uniform))
+    partner = _place(corner[:, :, None], side[:, :, None], overlap, coarser, second)[:, :, 0]
+    if config.jitter:
+        least, most = 1 - config.jitter, 1 + config.jitter
+        partner = _jitter(partner, least + (most - least) * draws[..., -4:])
+    partner = geometry.clip(partner, second.size)
+
+    dummy = kept.new_tensor([0.0, 0.0, 1.0, 1.0])
+    usable = valid[:, None, None]
+    return BoxPairs(torch.where(usable, kept, dummy), torch.where(usable, partner, dummy), valid)
+
+
+def _draw(config: BoxSamplerConfig, canvas: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Corner and side (N, K, A, 2) of the boxes inside the overlap, whole pixels of the coarser view (section 2.4).
+
+    Args:
+        canvas: (N, 1, 1, 2), extent of the overlap in the same unit.
+    """
+    draws = [uniform[..., i : i + 2] for i in range(0, uniform.shape[-1], 2)]
+    if not config.grid:
+        side = config.min_size + torch.floor(draws[0] * (canvas - config.min_size))
+        return torch.floor(draws[1] * (canvas - side)), side
+    cells = 1 + torch.floor(draws[0] * torch.floor(canvas / config.min_size))
+    cell = canvas / cells
+    place = torch.floor(draws[1] * cells)
+    side = config.min_size + torch.floor(draws[2] * torch.floor(cell + 1 - config.min_size))
+    offset = torch.floor(draws[3] * torch.floor(cell - side + 1))
+    return offset + torch.floor(place * cell), side
+
+
+def _place(corner: Tensor, side: Tensor, overlap: Tensor, coarser: Tensor, crops: Crops) -> Tensor:
+    """Boxes (N, K, A, 4) in pixels of a view, not yet clipped, from corner and side in pixels of the coarser view."""
+    zoom, unit = crops.zoom[:, None, None], (1 / coarser)[:, None, None]
+    low = corner * unit * zoom + ((overlap[:, :2] - crops.box[:, :2]) * crops.zoom)[:, None, None]
+    boxes = torch.cat([low, low + side * unit * zoom], -1)
+    return geometry.mirror(boxes.flatten(1, 2), crops.flip, crops.size).view_as(boxes)
+
+
+def _choose_diverse(config: BoxSamplerConfig, candidates: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The first attempt of each box that overlaps no earlier box too much, or the last attempt.
+
+    Args:
+        candidates: (N, K, A, 4).
+
+    Returns:
+        (N, K) int64 positions of the attempts, and (N, K, 4) the boxes, clipped to the view.
+    """
+    chosen = torch.zeros(candidates.shape[:2], dtype=torch.int64, device=candidates.device)
+    kept = geometry.clip(candidates[:, :, 0], size)
+    for k in range(1, config.boxes) if config.max_iou < 1 else ():
+        worst = geometry.iou(candidates[:, k, :, None], kept[:, None, :k]).amax(-1)
+        accepted = worst < config.max_iou
+        accepted[:, -1] = True
+        chosen[:, k] = accepted.int().argmax(-1)
+        kept[:, k] = geometry.clip(_pick(candidates[:, k], chosen[:, k]), size)
+    return chosen, kept
+
+
+def _pick(values: Tensor, chosen: Tensor) -> Tensor:
+    """Values (..., A, C) at the attempts (...,): (..., C)."""
+    where = chosen[..., None, None].expand(*chosen.shape, 1, values.shape[-1])
+    return values.gather(-2, where).squeeze(-2)
+
+
+def _jitter(boxes: Tensor, factors: Tensor) -> Tensor:
+    """Boxes (N, K, 4) moved and resized by factors (N, K, 4) around 1 of their own sides (section 2.5)."""
+    side = boxes[..., 2:] - boxes[..., :2]
+    low = boxes[..., :2] + side * (factors[..., :2] - 1)
+    return torch.cat([low, low + side * factors[..., 2:]], -1)

@@ -1,0 +1,224 @@
+"""``regionssl show``: pictures of what a run, or a recipe on some images, sees and has learned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from regionssl.backbones.encoder import Encoder
+from regionssl.build import RunConfig, load_config, make_method
+from regionssl.data.batch import Batch
+from regionssl.data.images import ImageList, find_images, scan
+from regionssl.data.loader import EpochPlan, StepSampler, make_loader
+from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD, apply, normalise
+from regionssl.data.views import CropDraw, ViewSpec, centred_crop, cut
+from regionssl.engine.log import MEASURES
+from regionssl.errors import InputError
+from regionssl.export.run_weights import CARD, load_backbone
+from regionssl.methods.base import Method, World
+from regionssl.report.curves import curves_figure
+from regionssl.report.features import feature_maps_figure
+from regionssl.report.views import views_figure
+from regionssl.verbs.pretrain import DEFAULT_RECIPE
+from regionssl.verbs.run_folder import CONFIG
+
+FACTS = "run.json"
+_MAPS = ("c2", "c3", "c4", "c5")
+_SHOWN_MAP = "c4"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is shown: settings and images, and the run folder they come from, if any."""
+
+    name: str
+    config: RunConfig
+    images: ImageList
+    run: Path | None
+    init: str
+
+
+def show(
+    source: Annotated[Path, typer.Argument(help="run folder, or images as pretrain takes them")],
+    out: Annotated[Path, typer.Option(help="folder for the pictures")],
+    recipe: Annotated[str | None, typer.Option(help=f"for images: name or file [default: {DEFAULT_RECIPE}]")] = None,
+    samples: Annotated[int, typer.Option(help="images in the pictures, at most one batch")] = 6,
+    size: Annotated[int | None, typer.Option(help="for images: side of the views, pixels")] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="for images: key.sub=value, as in pretrain")] = None,
+    data: Annotated[Path | None, typer.Option(help="for a run: its images, if they have moved")] = None,
+    image_root: Annotated[Path | None, typer.Option(help="where the images of a COCO json lie")] = None,
+) -> Path:
+    """Draw the views and matched regions of step 0, and of a run also its loss curves and features before and after.
+
+    Writes views.png; for a run also curves.png once it has logged and features.png once it has weights.
+
+    Returns:
+        The folder of the pictures.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    console = Console()
+    is_run = (source / CONFIG).is_file() and (source / FACTS).is_file()
+    if samples < 1:
+        raise InputError(f"--samples counts from 1, got {samples}")
+    if is_run and (recipe or size or set):
+        raise InputError(f"{source} is a run and shows its own settings; leave --recipe, --size and --set out")
+    if data is not None and not is_run:
+        raise InputError(f"--data goes with a run folder, and {source} is none; leave it out")
+    if is_run:
+        subject = open_run(source, data, image_root)
+    else:
+        subject = open_images(source, image_root, load_config(recipe or DEFAULT_RECIPE, {}, set, size))
+    make_folder(out)
+    method = make_method(subject.config, World(), subject.config.training.seed, "random")
+    batch = first_batch(subject.config, subject.images, samples)
+    pictures = {"views.png": draw_views(subject, method, batch)}
+    if subject.run is not None:
+        records = read_log(subject.run)
+        if records:
+            pictures["curves.png"] = draw_curves(subject, records)
+        if (subject.run / CARD).is_file():
+            pictures["features.png"] = draw_features(subject, method, subject.run, batch.index.tolist())
+    for name, picture in pictures.items():
+        picture.save(out / name)
+        console.print(f"wrote {out / name}", highlight=False, markup=False, soft_wrap=True)
+    return out
+
+
+def open_run(run: Path, data: Path | None, image_root: Path | None) -> Subject:
+    """A run, with its own settings and images.
+
+    Args:
+        data: where its images are; None for where they were.
+
+    Raises:
+        InputError: the images are gone or others, or the run's files are broken.
+    """
+    try:
+        facts = json.loads((run / FACTS).read_text())
+        recorded, fingerprint, init = facts["data"]["source"], facts["data"]["fingerprint"], facts["init"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run / FACTS}, which tells where the images of the run are, cannot be read") from error
+    config = load_config(str(run / CONFIG), {})
+    place = data or Path(recorded)
+    if not place.exists():
+        raise InputError(f"the images of {run} were in {place}, which does not exist; name their place with --data")
+    images, _ = scan(find_images(place, image_root))
+    if images.fingerprint != fingerprint:
+        raise InputError(
+            f"the images in {place} are not those that {run} was trained on: some were added, removed or changed; "
+            f"name the right ones with --data, or look at these with: regionssl show {place} --recipe {run / CONFIG}"
+        )
+    return Subject(run.resolve().name, config, images, run, init)
+
+
+def open_images(source: Path, image_root: Path | None, config: RunConfig) -> Subject:
+    """Images, under the settings of a recipe.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not source.exists():
+        raise InputError(f"{source} does not exist; give the folder of a run, or images as pretrain takes them")
+    images, _ = scan(find_images(source, image_root))
+    return Subject(source.resolve().name, config, images, None, "random")
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of the pictures.
+
+    Raises:
+        InputError: it is a file or cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder --out {out}: {error.strerror}") from error
+
+
+def first_batch(config: RunConfig, images: ImageList, samples: int) -> Batch:
+    """The first images of step 0 with the views that training makes of them; uint8, colours not applied."""
+    training, plan = config.training, config.method.plan
+    count = min(samples, training.batch_size, len(images))
+    epochs = EpochPlan(len(images), count, training.seed, drop_last=False)
+    loader = make_loader(images, plan, StepSampler(epochs, 0, 1), training.seed, workers=0)
+    return next(iter(loader))
+
+
+def draw_views(subject: Subject, method: Method, batch: Batch) -> Image.Image:
+    """The views of a batch, coloured as the network sees them, with the regions that the method matches."""
+    policies = [spec.colour for spec in subject.config.method.plan.views]
+    coloured = [apply(*parts) for parts in zip(batch.views, batch.colours, policies, strict=True)]
+    positions = batch.index.tolist()
+    return views_figure(
+        images=[subject.images.load(index) for index in positions],
+        crops=batch.crops,
+        views=[to_pixels(view) for view in coloured],
+        matches=method.matches(batch),
+        names=[subject.images.names[index] for index in positions],
+        title=f"{subject.name}: views and matched regions of {subject.config.method.name}, step 0",
+    )
+
+
+def to_pixels(views: Tensor) -> Tensor:
+    """Normalised views (N, 3, S, S) float as uint8."""
+    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    return ((views * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+@torch.no_grad()
+def draw_features(subject: Subject, method: Method, run: Path, positions: list[int]) -> Image.Image:
+    """Feature maps of the centres of images before and after, at twice the views' side.
+
+    Args:
+        method: with the weights that the run's seed draws.
+        positions: of the images in the list.
+    """
+    config = subject.config
+    side = 2 * config.method.plan.views[0].size
+    start = Encoder(config.backbone, size=config.method.plan.views[0].size, maps=_MAPS).eval()
+    start.body.load_state_dict(method.backbone.body.state_dict())
+    networks = {"random start": start, "pre-trained": load_backbone(run, _MAPS)}
+    squares = torch.stack([centre_square(subject.images.load(index), side) for index in positions])
+    inputs = normalise(squares.float() / 255)
+    rows = {
+        label: torch.cat([network(part)[_SHOWN_MAP] for part in inputs.split(1)]) for label, network in networks.items()
+    }
+    pictures = [Image.fromarray(square.permute(1, 2, 0).contiguous().numpy()) for square in squares]
+    begun = "" if subject.init == "random" else f", begun from {subject.init} weights"
+    title = f"{subject.name}: {_SHOWN_MAP} of {config.backbone.name}, main directions as colours{begun}"
+    return feature_maps_figure(pictures, rows, title)
+
+
+def centre_square(image: Image.Image, side: int) -> Tensor:
+    """The largest centred square of an image, resized: (3, side, side) uint8."""
+    crop = CropDraw(*centred_crop(*image.size, (1.0, 1.0)), flip=False)
+    return torch.from_numpy(cut(image, crop, ViewSpec(size=side, interpolation="bicubic")))
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The records of training steps in the run's log; a line that is cut off is passed over."""
+    path, records = run / "log.jsonl", []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "loss" in record:
+            records.append(record)
+    return records
+
+
+def draw_curves(subject: Subject, records: list[dict[str, Any]]) -> Image.Image:
+    """The loss terms over the steps, and the speed."""
+    terms = [name for name in records[-1] if name not in MEASURES]
+    return curves_figure(records, terms, f"{subject.name}: {subject.config.method.name}")

@@ -1,0 +1,123 @@
+"""Batches are the same for any number of workers and processes, and from any step on."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from regionssl.data.batch import Batch
+from regionssl.data.images import ImageList, find_images
+from regionssl.data.loader import EpochPlan, Sample, StepSampler, ViewDataset, make_loader
+from regionssl.data.views import ViewPlan, ViewSpec
+from regionssl.geometry import Crops
+
+PLAN = ViewPlan(views=(ViewSpec(size=32), ViewSpec(size=48)))
+
+
+def equal(one: Batch, two: Batch) -> bool:
+    return (
+        all(torch.equal(a, b) for a, b in zip(one.views, two.views, strict=True))
+        and all(torch.equal(a.box, b.box) and torch.equal(a.flip, b.flip) for a, b in zip(one.crops, two.crops, strict=True))
+        and all(torch.equal(a.factors, b.factors) for a, b in zip(one.colours, two.colours, strict=True))
+        and torch.equal(one.index, two.index)
+        and (one.epoch, one.step) == (two.epoch, two.step)
+    )
+
+
+def batches(images: ImageList, first: int, last: int, workers: int = 0, rank: int = 0, processes: int = 1) -> list[Batch]:
+    sampler = StepSampler(EpochPlan(len(images), 8, seed=3), first, last, rank, processes)
+    return list(make_loader(images, PLAN, sampler, 3, workers))
+
+
+def test_workers_do_not_change_the_data(images: ImageList) -> None:
+    reference = batches(images, 0, 6)
+    assert [batch.epoch for batch in reference] == [0, 0, 0, 0, 1, 1]
+    for workers in (1, 3):
+        assert all(equal(a, b) for a, b in zip(reference, batches(images, 0, 6, workers), strict=True))
+
+
+def test_a_later_start_goes_on_with_the_same_data(images: ImageList) -> None:
+    assert all(equal(a, b) for a, b in zip(batches(images, 0, 6)[3:], batches(images, 3, 6), strict=True))
+
+
+def test_processes_share_the_same_batches(images: ImageList) -> None:
+    whole = batches(images, 2, 5)
+    for processes in (2, 4):
+        shares = [batches(images, 2, 5, rank=rank, processes=processes) for rank in range(processes)]
+        for step, batch in enumerate(whole):
+            joined = torch.cat([share[step].views[1] for share in shares])
+            assert torch.equal(joined, batch.views[1])
+
+
+def test_epochs_and_views_differ(images: ImageList) -> None:
+    dataset = ViewDataset(images, ViewPlan(views=(ViewSpec(size=32), ViewSpec(size=32))), seed=3)
+    first, again, later = dataset[Sample(1, 0, 0)], dataset[Sample(1, 0, 5)], dataset[Sample(1, 1, 9)]
+    assert first.crops == again.crops, "crops depend on the epoch and the image, not on the step"
+    assert first.crops != later.crops
+    assert first.crops[0] != first.crops[1]
+
+
+@given(
+    images=st.integers(1, 200),
+    batch=st.integers(1, 40),
+    drop_last=st.booleans(),
+    share=st.sampled_from([1, 2, 4]),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_takes_every_image_once(images: int, batch: int, drop_last: bool, share: int, epoch: int) -> None:
+    if batch > images or batch % share:
+        return
+    plan = EpochPlan(images, batch, seed=1, drop_last=drop_last, share=share)
+    order = plan.order(epoch)
+    taken = np.concatenate([plan.stretch(order, step) for step in range(plan.steps_per_epoch)])
+    assert all(len(plan.stretch(order, step)) % share == 0 for step in range(plan.steps_per_epoch))
+    counts = np.bincount(taken, minlength=images)
+    if drop_last:
+        assert counts.max() == 1
+        assert counts.sum() == images // batch * batch
+    else:
+        assert counts.min() == 1
+        assert counts.sum() - images < share
+
+
+@pytest.fixture
+def broken(tmp_path) -> ImageList:
+    """Eight images of which number 2 is cut short after the header."""
+    for i in range(8):
+        noise = np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    whole = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
+    return find_images(tmp_path)
+
+
+def test_an_unreadable_image_is_replaced_by_a_counted_draw(broken: ImageList) -> None:
+    dataset = ViewDataset(broken, PLAN, seed=0)
+    views = [dataset[Sample(2, epoch, 0)] for epoch in range(12)]
+    for view in views:
+        assert view.index != 2
+        assert view.failures[0][0] == 2
+        assert view.pixels[0].std() > 1, "never zeros"
+    assert len({view.index for view in views}) > 2
+    again = ViewDataset(broken, PLAN, seed=0)[Sample(2, 0, 0)]
+    assert again.index == views[0].index
+    np.testing.assert_array_equal(again.pixels[0], views[0].pixels[0])
+
+
+def test_batches_report_failures(broken: ImageList) -> None:
+    sampler = StepSampler(EpochPlan(8, 8, seed=0), 0, 1)
+    (batch,) = make_loader(broken, PLAN, sampler, 0, workers=0)
+    assert [index for index, _ in batch.failures] == [2]
+    assert 2 not in batch.index
+
+
+def test_split_and_crops_agree(images: ImageList) -> None:
+    (batch,) = batches(images, 0, 1)
+    parts = list(batch.split(3))
+    assert [len(part) for part in parts] == [3, 3, 2]
+    assert [part.first for part in parts] == [0, 3, 6]
+    assert all(part.total == 8 for part in parts)
+    assert torch.equal(torch.cat([part.crops[1].box for part in parts]), batch.crops[1].box)
+    assert isinstance(parts[0].crops[0], Crops)
