@@ -30,11 +30,12 @@ def precise_roi_pool(features: Tensor, boxes: Tensor, stride: float) -> Tensor:
 def precise_roi_bins(features: Tensor, boxes: Tensor, stride: float, bins: tuple[int, int]) -> Tensor:
     """:func:`precise_roi_pool` over each of the equal ``bins`` (rows, columns) of a box: (N, K, C, rows, columns).
 
-    The mean separates into one weight per row and one per column of the map, so it is a matrix product.
+    The mean separates into one weight per row and one per column of the map, so it is a matrix product. Weights are
+    differences of nearly equal numbers for small boxes, hence made in float64.
     """
     with torch.autocast(features.device.type, enabled=False):
         values = _at_least_float32(features)
-        x0, y0, x1, y1 = to_cells(_at_least_float32(boxes.detach()), stride).unbind(-1)
+        x0, y0, x1, y1 = to_cells(boxes.detach().double(), stride).unbind(-1)
         down = _axis_weights(y0, y1, features.shape[2], bins[0]).to(values.dtype)
         across = _axis_weights(x0, x1, features.shape[3], bins[1]).to(values.dtype)
         weights = torch.einsum("nkri,nkcj->nkrcij", down, across)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from regionssl import counted
@@ -94,7 +95,10 @@ class StepSampler(Sampler[list[Sample]]):
 
 @dataclass(frozen=True)
 class Views:
-    """The views of one image: pixels (3, S, S) uint8, crops and colours per view, and the images that failed before."""
+    """The views of one image: pixels (3, S, S) uint8, crops and colours per view, and the images that failed before.
+
+    Without pixels, none of a hundred replacements could be read either.
+    """
 
     pixels: list[np.ndarray]
     crops: list[CropDraw]
@@ -111,20 +115,9 @@ class ViewDataset(Dataset[Views]):
         self.images, self.plan, self.seed = images, plan, seed
 
     def __getitem__(self, sample: Sample) -> Views:
-        failures: list[tuple[int, str]] = []
-        index = sample.index
-        while True:
-            try:
-                image = self.images.load(index)
-                break
-            except UnreadableImage as error:
-                failures.append((index, str(error)))
-                if len(failures) > _REPLACEMENTS:
-                    raise
-                replacement = counted.integer(
-                    self.seed, Stream.REPLACEMENT, sample.index, sample.epoch, len(failures)
-                )
-                index = replacement % len(self.images)
+        image, index, failures = self._load(sample)
+        if image is None:
+            return Views([], [], [], sample, index, tuple(failures.items()))
         rng = counted.generator(self.seed, Stream.VIEWS, sample.index, sample.epoch)
         crops = draw_crops(self.plan, *image.size, rng)
         pixels = [cut(image, crop, spec) for crop, spec in zip(crops, self.plan.views, strict=True)]
@@ -132,18 +125,33 @@ class ViewDataset(Dataset[Views]):
             draw(spec.colour, counted.generator(self.seed, Stream.COLOURS, sample.index, sample.epoch, view))
             for view, spec in enumerate(self.plan.views)
         ]
-        return Views(pixels, crops, colours, sample, index, tuple(failures))
+        return Views(pixels, crops, colours, sample, index, tuple(failures.items()))
+
+    def _load(self, sample: Sample) -> tuple[Image.Image | None, int, dict[int, str]]:
+        """The sample's image, or the first readable of its counted replacements; its position; what failed, and why."""
+        failures: dict[int, str] = {}
+        index = sample.index
+        for attempt in range(_REPLACEMENTS):
+            if index not in failures:
+                try:
+                    return self.images.load(index), index, failures
+                except UnreadableImage as error:
+                    failures[index] = str(error)
+            replacement = counted.integer(self.seed, Stream.REPLACEMENT, sample.index, sample.epoch, attempt)
+            index = replacement % len(self.images)
+        return None, index, failures
 
 
 @dataclass(frozen=True)
 class Collate:
-    """Turns the views of some images into a :class:`Batch`."""
+    """Turns the views of some images into a :class:`Batch`; one without views if an image had no readable replacement."""
 
     plan: ViewPlan
     seed: int
 
     def __call__(self, items: list[Views]) -> Batch:
-        numbers = range(len(self.plan.views))
+        complete = all(item.pixels for item in items)
+        numbers = range(len(self.plan.views)) if complete else ()
         return Batch(
             views=[torch.from_numpy(np.stack([item.pixels[v] for item in items])) for v in numbers],
             crops=[_crops([item.crops[v] for item in items], self.plan.views[v].size) for v in numbers],

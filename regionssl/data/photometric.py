@@ -201,7 +201,7 @@ def _jitter(pixels: Tensor, draws: ColourDraws) -> None:
     rows = jittered[order.T.argsort(dim=1)].to(pixels.device, non_blocking=True)
     factors = draws.factors.to(pixels.device, non_blocking=True)
     for turn in range(4):
-        for k, (operator, chosen) in enumerate(zip(_JITTERS, rows[turn].split(counts[turn]), strict=True)):
+        for k, (operator, chosen) in enumerate(zip(_JITTERS, rows[turn].split_with_sizes(counts[turn]), strict=True)):
             if len(chosen):
                 pixels.index_copy_(0, chosen, operator(pixels[chosen], factors[chosen, k]))
 

@@ -50,7 +50,7 @@ class ScanReport:
         lines = [
             head,
             f"  formats: {_counts(self.formats)}; modes: {_counts(self.modes)}",
-            f"  shortest side: {least} to {most} pixels, median {median}; median {self.megapixels:.2f} megapixels; "
+            f"  shortest side: {least} to {most} pixels, median {median}; median {self.megapixels:.3g} megapixels; "
             f"{_size(self.total_bytes)}",
             f"  {'recalled an earlier scan' if self.from_cache else 'scanned'} in {self.seconds:.1f} s",
         ]

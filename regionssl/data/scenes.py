@@ -133,9 +133,11 @@ class _Canvas:
         shade = np.clip(0.5 + depth[top : top + height, left : left + width] / np.float32(softness), 0, 1)
         facing = -slope_x[inner] * np.float32(self.light[0]) - slope_y[inner] * np.float32(self.light[1])
         depth, size = depth[inner], np.float32(radius / self.unit)
-        relief = np.exp(np.minimum(-depth, 0) / np.float32(radius * rng.uniform(0.06, 0.4)))
+        tier, bevel = (radius * rng.uniform([0.15, 0.06], [0.6, 0.3])).astype(np.float32)
+        steps = np.maximum(depth, 0) / tier
+        relief = np.exp((np.floor(steps) - steps) * (tier / bevel))  # terraces that run parallel to the outline
         colours = surface(u[inner] * size, v[inner] * size, self.colours, rng)
-        colours *= 1 + np.float32(rng.uniform(0.1, 0.45)) * facing * relief
+        colours *= 1 + np.float32(rng.uniform(0.2, 0.6)) * facing * relief
         place = np.s_[low[1] : high[1], low[0] : high[0]]
         below = self.image[:, *place] * (1 - np.float32(self.dark) * shade)
         self.image[:, *place] = below + np.clip(depth + np.float32(0.5), 0, 1) * (colours - below)

@@ -121,7 +121,7 @@ def surface(x: Field, y: Field, colours: Field, rng: np.random.Generator) -> Fie
         (3, H, W) float32 in 0..1.
     """
     pair = [colours[rng.integers(len(colours))] if rng.random() < 0.7 else palette(1, rng)[0] for _ in range(2)]
-    contrast = rng.uniform(0.25, 1)
+    contrast = rng.uniform(0.15, 0.8)
     sharpness = np.float32(rng.uniform(0.4, 2.5))
     mix = np.float32(contrast) * np.clip(np.float32(0.5) + sharpness * _pattern(x, y, rng), 0, 1)
     first, second = (colour[:, None, None] for colour in pair)

@@ -28,12 +28,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError) and "write" not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(f"cannot write {path}: {reason}; what was there before is unchanged") from error
+        raise InputError(f"cannot write {path}: {error.strerror}; what was there before is unchanged") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -44,6 +41,11 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write a text file atomically."""
     write_atomically(path, lambda partial: _write_text(partial, content))
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    with path.open("wb") as file:  # given a name instead, torch reports a full disk as an internal error
+        torch.save(state, file)
 
 
 def _write_text(path: Path, content: str) -> None:
@@ -58,7 +60,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.ckpt"
-    write_atomically(path, lambda partial: torch.save(state, partial))
+    write_atomically(path, lambda partial: _write_state(partial, state))
     for _, old in list_checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
     for partial in folder.glob(".*.partial"):

@@ -249,7 +249,7 @@ def note_failures(batch: Batch, trainer: Trainer, failed: dict[int, str], log: R
     """Count and log the images of a batch that could not be read.
 
     Raises:
-        InputError: more than 5 % of the images have failed.
+        InputError: more than 5 % of the images have failed, or all replacements of an image.
     """
     for index, reason in batch.failures:
         if index not in failed:
@@ -259,8 +259,9 @@ def note_failures(batch: Batch, trainer: Trainer, failed: dict[int, str], log: R
                 {"event": "set_aside", "step": trainer.step, "image": name, "reason": reason},
                 f"set aside {name}: {reason}; another image takes its place",
             )
-    if len(failed) > 0.05 * len(trainer.images):
+    if len(failed) > 0.05 * len(trainer.images) or not batch.views:
         names = "\n  ".join(f"{trainer.images.names[i]}: {reason}" for i, reason in list(failed.items())[:20])
         raise InputError(
-            f"{len(failed)} of {len(trainer.images)} images could not be read during training, more than 5 %:\n  {names}"
+            f"{len(failed)} of {len(trainer.images)} images could not be read during training, which is too many "
+            f"(the limit is 5 %):\n  {names}"
         )

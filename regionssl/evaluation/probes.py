@@ -59,7 +59,7 @@ def pixel_probe(
     ignore: int | None = None,
     seed: int = 0,
     pixels: int = 60_000,
-    l2: float = 1e-3,
+    l2: float = 1e-2,
     balance: float = 0.5,
 ) -> ProbeResult:
     """Train a linear pixel classifier on frozen features and score it. The result depends on the arguments alone.
@@ -74,6 +74,8 @@ def pixel_probe(
         seed: of the choice of the training pixels, the same number from every picture.
         pixels: how many training pixels to use in all, drawn in the classes' natural shares.
         l2: weight of half the squared norm of the classifier's weights (standardised features) beside the mean loss.
+        balance: a class of share p weighs p ** -balance per pixel in the loss: 0 lets a frequent background outvote
+            weak features everywhere, 1 names rare classes too often; one half is between.
 
     Raises:
         InputError: no pictures, labels out of range or of another size than the picture, no labelled pixel, features
@@ -100,6 +102,7 @@ def fit(features: Tensor, targets: Tensor, classes: int, l2: float, balance: flo
     Args:
         features: (P, D) float32; standardised inside, so their scale does not matter.
         targets: (P,) int64, 0 to ``classes - 1``, same device.
+        l2, balance: as in :func:`pixel_probe`.
     """
     spread, centre = torch.std_mean(features, 0, correction=0)
     spread = torch.where(spread > 1e-6 * (1 + centre.abs()), spread, 1)  # a constant feature says nothing
@@ -109,7 +112,7 @@ def fit(features: Tensor, targets: Tensor, classes: int, l2: float, balance: flo
     weight = torch.zeros(classes, features.shape[1], device=features.device, requires_grad=True)
     bias = torch.zeros(classes, device=features.device, requires_grad=True)
     optimiser = torch.optim.LBFGS(
-        [weight, bias], max_iter=150, history_size=10, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
+        [weight, bias], max_iter=300, history_size=10, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
@@ -150,12 +153,16 @@ def score(counts: Tensor, classes: Sequence[str]) -> ProbeResult:
 
 def _check(image: Tensor, labels: Tensor, classes: int, ignore: int | None) -> None:
     if image.shape[1:] != labels.shape:
-        raise InputError(f"labels of the size of their picture are needed, got {tuple(labels.shape)} "
-                         f"for a picture of {tuple(image.shape[1:])}")
+        raise InputError(
+            f"labels of the size of their picture are needed, got {tuple(labels.shape)} "
+            f"for a picture of {tuple(image.shape[1:])}"
+        )
     kept = labels if ignore is None else labels[labels != ignore]
     if kept.numel() and (kept.min() < 0 or kept.max() >= classes):
-        raise InputError(f"labels must be 0 to {classes - 1}{'' if ignore is None else f' or {ignore}'}, "
-                         f"found {int(kept.min())} to {int(kept.max())}; name all classes, the background too")
+        raise InputError(
+            f"labels must be 0 to {classes - 1}{'' if ignore is None else f' or {ignore}'}, "
+            f"found {int(kept.min())} to {int(kept.max())}; name all classes, the background too"
+        )
 
 
 def _maps(extract: Extract, pictures: Sequence[Picture]) -> Iterator[tuple[Tensor, Tensor]]:

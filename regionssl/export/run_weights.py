@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from regionssl.backbones.encoder import Encoder, EncoderConfig
@@ -37,8 +37,8 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write safetensors (the writer of ``write_atomically``)."""
-    save_file(tensors, str(path))
+    """Write safetensors (the writer of ``write_atomically``), readable by whom the umask says."""
+    path.write_bytes(save(tensors))
 
 
 def read_card(run: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from regionssl.geometry import Crops, area, intersect, to_image
+from regionssl.geometry import Crops, area, intersect, iou, to_image
 from regionssl.report.drawing import (
     BLUE,
     GREEN,
@@ -34,9 +34,9 @@ from regionssl.report.drawing import (
 
 VIEW_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW)
 REGION_COLOURS = (ORANGE, SKY, GREEN, YELLOW, PURPLE, VERMILLION, BLUE)
-NUMBERED = 12
 UNMATCHED = (128, 128, 128)
 _FAINT = (255, 255, 255, 130)
+_CLUTTER = 0.3  # intersection over union at which two boxes are not both numbered
 _SIDE, _GAP, _MARGIN, _CAPTION, _FRAME, _LEGEND, _TICK = 448, 28, 28, 34, 4, 30, 22
 
 
@@ -77,7 +77,7 @@ def views_figure(
         images: N upright RGB images.
         crops: V views' geometry, N crops each, in pixels of the images.
         views: V tensors (N, 3, S, S) uint8, as the network sees them; S may differ between views.
-        matches: two of the views, boxes (N, K, 4) in their pixels and valid (N, K) bool. At most 12 valid rows per
+        matches: two of the views, boxes (N, K, 4) in their pixels and valid (N, K) bool. At most 7 valid rows per
             image, well spread, are numbered; the others are faint. Rows that are not valid are dashed in the first.
         names: N captions.
     """
@@ -107,24 +107,20 @@ def views_figure(
     return canvas.image
 
 
-def spread(boxes: Tensor, valid: Tensor, count: int = NUMBERED) -> list[int]:
+def spread(boxes: Tensor, valid: Tensor, count: int = len(REGION_COLOURS)) -> list[int]:
     """Positions, ascending, of at most ``count`` valid boxes (K, 4) to number.
 
-    All of them when they are few enough. Otherwise the first, then always the one whose centre is farthest from those
-    taken, as long as it does not overlap them.
+    The first, then always the one whose centre is farthest from those taken, unless it nearly coincides with one.
     """
     candidates = valid.nonzero().flatten()
-    if len(candidates) <= count:
-        return [int(index) for index in candidates]
     boxes = boxes[candidates].double()
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    chosen, distance = [0], (centres - centres[0]).norm(dim=1)
-    while len(chosen) < count:
-        distance[area(intersect(boxes, boxes[chosen[-1]].expand_as(boxes))) > 0] = -1
-        if float(distance.max()) < 0:
-            break
+    distance = torch.full((len(boxes),), torch.inf, dtype=torch.float64, device=boxes.device)
+    chosen: list[int] = []
+    while len(chosen) < count and len(boxes) and float(distance.max()) >= 0:
         chosen.append(int(distance.argmax()))
         distance = torch.minimum(distance, (centres - centres[chosen[-1]]).norm(dim=1))
+        distance[iou(boxes, boxes[chosen[-1]]) > _CLUTTER] = -1
     return sorted(candidates[chosen].tolist())
 
 
@@ -212,7 +208,7 @@ def _legend(crops: Sequence[Crops], matches: MatchedRegions) -> list[tuple[str, 
         (f"shared by views {first} and {second}", dark(lambda canvas, edges: canvas.dashed(edges, PAPER, dash=4))),
         ("the same place", pair),
     ]
-    if bool((matches.valid.sum(1) > NUMBERED).any()):
+    if any(len(spread(*row)) < int(row[1].sum()) for row in zip(matches.first, matches.valid, strict=True)):
         signs.append(("more of these", dark(lambda canvas, edges: canvas.outline(edges, _FAINT, 1, halo=False))))
     if not bool(matches.valid.all()):
         signs.append(("no counterpart: not in the loss", lambda canvas, edges: canvas.dashed(edges, UNMATCHED, dash=4)))

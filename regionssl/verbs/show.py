@@ -11,7 +11,7 @@ import torch
 import typer
 from PIL import Image
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from regionssl.backbones.encoder import Encoder
 from regionssl.build import RunConfig, load_config, make_method
@@ -20,7 +20,7 @@ from regionssl.data.images import ImageList, find_images, scan
 from regionssl.data.loader import EpochPlan, StepSampler, make_loader
 from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD, apply, normalise
 from regionssl.data.views import CropDraw, ViewSpec, centred_crop, cut
-from regionssl.engine.log import MEASURES
+from regionssl.engine.log import MEASURES, read_log
 from regionssl.errors import InputError
 from regionssl.export.run_weights import CARD, load_backbone
 from regionssl.methods.base import Method, World
@@ -83,8 +83,8 @@ def show(
     batch = first_batch(subject.config, subject.images, samples)
     pictures = {"views.png": draw_views(subject, method, batch)}
     if subject.run is not None:
-        records = read_log(subject.run)
-        if records:
+        log = subject.run / "log.jsonl"
+        if records := read_log(log) if log.is_file() else []:
             pictures["curves.png"] = draw_curves(subject, records)
         if (subject.run / CARD).is_file():
             pictures["features.png"] = draw_features(subject, method, subject.run, batch.index.tolist())
@@ -151,7 +151,8 @@ def first_batch(config: RunConfig, images: ImageList, samples: int) -> Batch:
     count = min(samples, training.batch_size, len(images))
     epochs = EpochPlan(len(images), count, training.seed, drop_last=False)
     loader = make_loader(images, plan, StepSampler(epochs, 0, 1), training.seed, workers=0)
-    return next(iter(loader))
+    batch: Batch = next(iter(loader))
+    return batch
 
 
 def draw_views(subject: Subject, method: Method, batch: Batch) -> Image.Image:
@@ -190,8 +191,9 @@ def draw_features(subject: Subject, method: Method, run: Path, positions: list[i
     networks = {"random start": start, "pre-trained": load_backbone(run, _MAPS)}
     squares = torch.stack([centre_square(subject.images.load(index), side) for index in positions])
     inputs = normalise(squares.float() / 255)
+    take_statistics(start, inputs)
     rows = {
-        label: torch.cat([network(part)[_SHOWN_MAP] for part in inputs.split(1)]) for label, network in networks.items()
+        label: torch.cat([network(image[None])[_SHOWN_MAP] for image in inputs]) for label, network in networks.items()
     }
     pictures = [Image.fromarray(square.permute(1, 2, 0).contiguous().numpy()) for square in squares]
     begun = "" if subject.init == "random" else f", begun from {subject.init} weights"
@@ -199,23 +201,22 @@ def draw_features(subject: Subject, method: Method, run: Path, positions: list[i
     return feature_maps_figure(pictures, rows, title)
 
 
+def take_statistics(network: nn.Module, inputs: Tensor) -> None:
+    """Give batch norms, which have seen nothing yet, the statistics of the inputs; leave all in evaluation mode."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # a plain mean over what was seen
+        norm.train()
+    if norms:
+        network(inputs)
+    network.eval()
+
+
 def centre_square(image: Image.Image, side: int) -> Tensor:
     """The largest centred square of an image, resized: (3, side, side) uint8."""
-    crop = CropDraw(*centred_crop(*image.size, (1.0, 1.0)), flip=False)
+    width, height = image.size
+    crop = CropDraw(*centred_crop(width, height, (1.0, 1.0)), flip=False)
     return torch.from_numpy(cut(image, crop, ViewSpec(size=side, interpolation="bicubic")))
-
-
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """The records of training steps in the run's log; a line that is cut off is passed over."""
-    path, records = run / "log.jsonl", []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and "loss" in record:
-            records.append(record)
-    return records
 
 
 def draw_curves(subject: Subject, records: list[dict[str, Any]]) -> Image.Image:

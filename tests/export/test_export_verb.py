@@ -1,0 +1,146 @@
+"""The verb ``export``: places, refusals, replacement, comparison."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from regionssl import InputError, export
+from regionssl.cli import app
+from regionssl.export.run_weights import CARD, WEIGHTS, digest
+from regionssl.export.target import compare
+from regionssl.verbs.export import images_of
+
+
+def test_the_command_line_says_what_it_wrote(make_run, tmp_path: Path) -> None:
+    out = tmp_path / "r18.safetensors"
+    result = CliRunner().invoke(app, ["export", str(make_run(fpn=256)), "--to", "torchvision", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    for words in ("resnet18, step 7", "largest difference in c2, c3, c4, c5 is", "in p4, p3 is", "not pre-trained"):
+        assert words in result.output
+    assert out.is_file()
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "words"),
+    [
+        ("torchvison", "a.safetensors", "did you mean torchvision"),
+        ("detectron2", "a.safetensors", "known: timm, torchvision|did you mean"),
+        ("timm", "", "is a folder; give the name of a file"),
+        ("timm", "a.pth", r"ends in \.safetensors"),
+        ("timm", "a.json", r"ends in \.safetensors"),
+        ("timm", "file/a.safetensors", "cannot write .*what was there before is unchanged"),
+    ],
+)
+def test_refusals(make_run, tmp_path: Path, to: str, name: str, words: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    before = sorted(tmp_path.rglob("*"))
+    run = make_run()
+    with pytest.raises(InputError, match=words):
+        export(run, to, tmp_path / name)
+    assert sorted(set(tmp_path.rglob("*")) - {run, run / CARD, run / WEIGHTS}) == before
+
+
+def test_runs_that_cannot_be_exported(make_run, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    with pytest.raises(InputError, match="is not a run folder"):
+        export(tmp_path / "nowhere", "timm", out)
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "config.yaml").touch()
+    with pytest.raises(InputError, match="no weights yet"):
+        export(unfinished, "timm", out)
+    assert not out.exists()
+
+
+def test_corrupted_weights(make_run, tmp_path: Path) -> None:
+    run, out = make_run(), tmp_path / "a.safetensors"
+    whole = (run / WEIGHTS).read_bytes()
+    (run / WEIGHTS).write_bytes(whole[:-1000])
+    with pytest.raises(InputError, match="cannot be read"):
+        export(run, "torchvision", out)
+    (run / WEIGHTS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match="hashes differ"):
+        export(run, "torchvision", out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("key", ["backbone.conv1.weight", "fpn.layer_blocks.p4.0.weight", "fpn.inner_blocks.c5.0.bias"])
+def test_weights_that_do_not_fit_their_card(make_run, tmp_path: Path, key: str) -> None:
+    """The hash is right, but the tensors are not those of the architecture."""
+    run = make_run(fpn=16)
+    tensors = load_file(run / WEIGHTS)
+    del tensors[key]
+    save_file(tensors, run / WEIGHTS)
+    card = json.loads((run / CARD).read_text()) | {"sha256": digest(tensors)}
+    (run / CARD).write_text(json.dumps(card))
+    with pytest.raises(InputError, match="do not fit the resnet18 that it describes"):
+        export(run, "torchvision", tmp_path / "a.safetensors")
+
+
+def test_weights_that_are_not_finite_are_refused(make_run, tmp_path: Path) -> None:
+    run = make_run()
+    tensors = load_file(run / WEIGHTS)
+    tensors["backbone.layer3.0.conv1.weight"][0, 0, 0, 0] = float("nan")
+    save_file(tensors, run / WEIGHTS)
+    card = json.loads((run / CARD).read_text()) | {"sha256": digest(tensors)}
+    (run / CARD).write_text(json.dumps(card))
+    with pytest.raises(InputError, match="c4 differs by nan"):
+        export(run, "timm", tmp_path / "a.safetensors")
+
+
+def test_it_never_writes_over_a_runs_own_weights(make_run) -> None:
+    run = make_run()
+    before = (run / WEIGHTS).read_bytes(), (run / CARD).read_bytes()
+    with pytest.raises(InputError, match="which no export has written"):
+        export(run, "timm", run / WEIGHTS)
+    assert ((run / WEIGHTS).read_bytes(), (run / CARD).read_bytes()) == before
+
+
+def test_an_export_replaces_an_earlier_one_and_its_fpn(make_run, tmp_path: Path) -> None:
+    """A pyramid of another run must not stay beside a backbone it does not belong to."""
+    out = tmp_path / "out" / "r18.safetensors"
+    export(make_run(fpn=256), "torchvision", out)
+    first = out.read_bytes()
+    export(make_run(seed=1), "torchvision", out)
+    assert out.read_bytes() != first
+    assert sorted(os.listdir(out.parent)) == ["r18.json", "r18.safetensors"]
+    assert json.loads((out.parent / "r18.json").read_text())["fpn_file"] is None
+
+
+def test_a_foreign_pyramid_is_not_touched(make_run, tmp_path: Path) -> None:
+    (tmp_path / "r18.fpn.safetensors").write_text("mine")
+    export(make_run(), "torchvision", tmp_path / "r18.safetensors")
+    assert (tmp_path / "r18.fpn.safetensors").read_text() == "mine"
+
+
+def test_files_have_the_usual_permissions(make_run, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    out = export(make_run(), "timm", tmp_path / "a.safetensors")
+    assert {out.stat().st_mode, out.with_suffix(".json").stat().st_mode} == {usual}
+
+
+def test_compare_fails_beyond_its_tolerance_only() -> None:
+    ours = {"c2": torch.tensor([0.0, 100.0]), "c3": torch.zeros(2)}
+    assert compare(ours, ours)["c2"] == {"max_abs_difference": 0.0, "max_abs_value": 100.0}
+    compare(ours, ours | {"c2": torch.tensor([0.0009, 100.0])})
+    for wrong in (torch.tensor([0.0011, 100.0]), torch.tensor([0.0, float("inf")]), torch.zeros(3)):
+        with pytest.raises(InputError):
+            compare(ours, ours | {"c2": wrong})
+    with pytest.raises(InputError):
+        compare(ours, ours | {"c3": torch.full((2,), 1e-30)})
+
+
+def test_the_test_images_are_normalised_pictures() -> None:
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.1, 0.3]
+    images = images_of(mean, std)(64)
+    assert images.shape == (2, 3, 64, 64)
+    pixels = images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    assert pixels.min() >= -1e-6
+    assert pixels.max() <= 1 + 1e-6
+    assert pixels.std() > 0.05
