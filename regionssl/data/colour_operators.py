@@ -32,10 +32,10 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
     high = torch.maximum(torch.maximum(r, g), b)
     low = torch.minimum(torch.minimum(r, g), b)
     chroma = high - low
-    red, green = high == r, high == g
-    # Sixths of a turn, from red = 0; where there is no chroma the numerator is 0.
-    angle = torch.where(red, g - b, torch.where(green, b - r, r - g)).div_(chroma.clamp(min=1e-12))
-    angle += torch.where(green, 2.0, 4.0).masked_fill_(red, 0.0)
+    # Sixths of a turn from red, positive towards green: with the channels brought to 0..1 by (x - low) / chroma, its size
+    # is 1 + g + b - r in all six sectors. Without chroma it is any finite number. Selecting by masks would be far slower.
+    angle = (high + g).add_(b).sub_(r).sub_(low, alpha=2).div_(chroma.clamp(min=1e-12))
+    angle = torch.copysign(angle, g - b)
     angle += 6 * shift[:, None, None]
     angle -= angle.div(6).floor_().mul_(6)
     shares = (
@@ -59,7 +59,7 @@ def grey(images: Tensor) -> Tensor:
 
 def solarise(images: Tensor) -> Tensor:
     """Values at or above one half inverted; in levels: 128 and above (ORL, SCRL, R2O)."""
-    return torch.where(images >= 0.5, 1 - images, images)
+    return torch.minimum(images, 1 - images)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regionssl.counted import Stream, generator
-from regionssl.data.shapes import CLUTTER, OBJECTS, VARIATIONS, Field, Outline, palette, surface
+from regionssl.data.shapes import CLUTTER, OBJECTS, VARIATIONS, Field, Outline, Pose, palette, surface
 from regionssl.errors import InputError
 
 CLASSES: tuple[str, ...] = tuple(OBJECTS)
@@ -74,7 +74,7 @@ def generate(index: int, size: int = 160, seed: int = 0) -> Scene:
 def _labelled(image: NDArray[np.uint8], owner: NDArray[np.int16], layers: Sequence[int]) -> Scene:
     areas = np.bincount(owner.ravel() + 1, minlength=len(layers) + 1)[1:]
     kept = [n for n, label in enumerate(layers) if label and areas[n] >= LEAST_AREA]
-    masks = owner == np.array(kept, np.int16).reshape(-1, 1, 1)
+    masks = np.equal(owner, np.array(kept, np.int16).reshape(-1, 1, 1))
     labels = np.array([layers[n] for n in kept], np.int64)
     class_map = (masks * labels.astype(np.uint8)[:, None, None]).sum(0, dtype=np.uint8)
     return Scene(image, tight_boxes(masks), masks, labels, class_map)
@@ -83,7 +83,7 @@ def _labelled(image: NDArray[np.uint8], owner: NDArray[np.int16], layers: Sequen
 def tight_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Boxes (K, 4) x0, y0, x1, y1 around the set pixels of masks (K, H, W), none of which is empty; edges in pixels."""
     spans = []
-    for occupied in (masks.any(1), masks.any(2)):
+    for occupied in (np.asarray(masks.any(1)), np.asarray(masks.any(2))):
         spans.append((occupied.argmax(1), occupied.shape[1] - occupied[:, ::-1].argmax(1)))
     (x0, x1), (y0, y1) = spans
     return np.stack([x0, y0, x1, y1], 1).astype(np.float64)
@@ -112,20 +112,22 @@ class _Canvas:
         x, y = self.x - _REFERENCE / 2, self.y - _REFERENCE / 2
         line = np.float32(math.cos(angle)) * x + np.float32(math.sin(angle)) * y - np.float32(offset)
         line += np.float32(bend) * np.sin((x - y) * np.float32(0.06))
-        return np.clip(line / np.float32(softness) + np.float32(0.5), 0, 1)
+        side: Field = np.clip(line / np.float32(softness) + np.float32(0.5), 0, 1)
+        return side
 
     def add(self, number: int, outline: Outline, largest: float) -> None:
         """Lay one shape of a diameter of 12 % to ``largest`` of the side over the picture, and its shadow under it."""
         rng = self.rng
         radius = rng.uniform(0.12, largest) * self.size / 2
         centre = rng.uniform(0, self.size, 2)
-        pose = _Pose.draw(rng)
+        pose = Pose.draw(rng)
         softness, reach = self.unit + 0.15 * radius, self.unit + 0.1 * radius
         margin = math.ceil(reach + softness / 2) + 1
         low = np.maximum(np.floor(centre - radius * pose.extent) - margin, 0).astype(int)
         high = np.minimum(np.ceil(centre + radius * pose.extent) + margin, self.size).astype(int)
         width, height = (high - low).tolist()
-        u, v = _grid(*(low - margin - centre), width + 2 * margin, height + 2 * margin, 1 / radius)
+        x, y = (low - margin - centre).tolist()
+        u, v = _grid(x, y, width + 2 * margin, height + 2 * margin, 1 / radius)
         u, v = pose.to_shape(u, v)
         depth, slope_x, slope_y = _distance(outline(u, v, rng.random(VARIATIONS).tolist()), radius)
         inner = np.s_[margin : margin + height, margin : margin + width]
@@ -153,38 +155,6 @@ class _Canvas:
         noise = rng.standard_normal(self.image.shape, np.float32) * spread
         pixels = np.clip((self.image * light + noise) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
-
-
-@dataclass(frozen=True)
-class _Pose:
-    """How a shape lies in the picture: turned, mirrored, stretched, sheared and tilted (perspective).
-
-    Attributes:
-        inverse: (2, 2), offsets from the centre in radii -> the shape's plane.
-        tilt: (2,), perspective: a point q of the plane is the point q / (1 + tilt . q) of the shape.
-        extent: (2,), half width and half height in radii that hold the unit disc of the shape.
-    """
-
-    inverse: Field
-    tilt: Field
-    extent: NDArray[np.float64]
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> _Pose:
-        angle, stretch, shear = rng.uniform(0, 2 * math.pi), rng.uniform(0.85, 1.18), rng.uniform(-0.2, 0.2)
-        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        mirrored = 1 if rng.random() < 0.5 else -1
-        forward = turn @ np.array([[stretch, shear], [0, mirrored / stretch]])
-        tilt = rng.uniform(-0.13, 0.13, 2)
-        extent = np.linalg.norm(forward, axis=1) / (1 - np.linalg.norm(tilt))
-        return cls(np.linalg.inv(forward).astype(np.float32), tilt.astype(np.float32), extent)
-
-    def to_shape(self, x: Field, y: Field) -> tuple[Field, Field]:
-        """Offsets from the centre in radii -> coordinates of the shape."""
-        (a, b), (c, d) = self.inverse
-        u, v = a * x + b * y, c * x + d * y
-        nearness = np.maximum(1 + self.tilt[0] * u + self.tilt[1] * v, np.float32(0.3))  # not beyond the horizon
-        return u / nearness, v / nearness
 
 
 def _grid(left: float, top: float, width: int, height: int, scale: float) -> tuple[Field, Field]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]  # float32 throughout
 Outline = Callable[[Field, Field, list[float]], Field]
 VARIATIONS = 12  # uniform numbers that an outline may use
 
@@ -43,7 +45,8 @@ def _star(u: Field, v: Field, p: list[float]) -> Field:
 
 def _crescent(u: Field, v: Field, p: list[float]) -> Field:
     offset, bite = 0.45 + 0.15 * p[0], 0.72 + 0.1 * p[1]
-    return np.minimum(0.95 - np.hypot(u, v), np.hypot(u - offset, v) - bite)
+    inside: Field = np.minimum(0.95 - np.hypot(u, v), np.hypot(u - offset, v) - bite)
+    return inside
 
 
 def _cross(u: Field, v: Field, p: list[float]) -> Field:
@@ -53,21 +56,26 @@ def _cross(u: Field, v: Field, p: list[float]) -> Field:
 
 def _bar(u: Field, v: Field, p: list[float]) -> Field:
     height, notch, centre = 0.32 + 0.12 * p[0], 0.16 + 0.1 * p[1], 0.5 * p[2] - 0.25
-    return np.minimum(_box(u, v, 0.88, height), -_box(u - centre, v - height, notch, height * (0.8 + 0.3 * p[3])))
+    inside: Field = np.minimum(
+        _box(u, v, 0.88, height), -_box(u - centre, v - height, notch, height * (0.8 + 0.3 * p[3]))
+    )
+    return inside
 
 
 def _gear(u: Field, v: Field, p: list[float]) -> Field:
     teeth, hole = 7 + int(5 * p[0]), 0.22 + 0.18 * p[1]
     radius = np.hypot(u, v)
     rim = 0.84 + 0.12 * np.clip(2.5 * np.cos(teeth * np.arctan2(v, u)), -1, 1)
-    return np.minimum((rim - radius) * 0.7, radius - hole)
+    inside: Field = np.minimum((rim - radius) * 0.7, radius - hole)
+    return inside
 
 
 def _arrow(u: Field, v: Field, p: list[float]) -> Field:
     neck, shaft, spread = 0.25 * p[0] - 0.05, 0.14 + 0.1 * p[1], 0.6 + 0.15 * p[2]
     length = 0.95 - neck
     edge = ((0.95 - u) * spread - np.abs(v) * length) / math.hypot(spread, length)
-    return np.maximum(np.minimum(edge, u - neck), np.minimum(_box(u, v, 0.9, shaft), neck + 0.1 - u))
+    inside: Field = np.maximum(np.minimum(edge, u - neck), np.minimum(_box(u, v, 0.9, shaft), neck + 0.1 - u))
+    return inside
 
 
 def _blob(u: Field, v: Field, p: list[float]) -> Field:
@@ -103,6 +111,39 @@ OBJECTS: dict[str, Outline] = {
 CLUTTER: tuple[Outline, ...] = (_blob, _polygon, _strip)
 
 
+@dataclass(frozen=True)
+class Pose:
+    """How a shape lies in the picture: turned, mirrored, stretched, sheared and tilted (perspective).
+
+    Attributes:
+        inverse: (2, 2), offsets from the centre in radii -> the shape's plane.
+        tilt: (2,), perspective: a point q of the plane is the point q / (1 + tilt . q) of the shape.
+        extent: (2,), half width and half height in radii that hold the unit disc of the shape.
+    """
+
+    inverse: Field
+    tilt: Field
+    extent: NDArray[np.float64]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Pose:
+        """A pose of any direction, mildly stretched, sheared and tilted."""
+        angle, stretch, shear = rng.uniform(0, 2 * math.pi), rng.uniform(0.85, 1.18), rng.uniform(-0.2, 0.2)
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        mirrored = 1 if rng.random() < 0.5 else -1
+        forward = turn @ np.array([[stretch, shear], [0, mirrored / stretch]])
+        tilt = rng.uniform(-0.13, 0.13, 2)
+        extent = np.linalg.norm(forward, axis=1) / (1 - np.linalg.norm(tilt))
+        return cls(np.linalg.inv(forward).astype(np.float32), tilt.astype(np.float32), extent)
+
+    def to_shape(self, x: Field, y: Field) -> tuple[Field, Field]:
+        """Offsets from the centre in radii -> coordinates of the shape."""
+        (a, b), (c, d) = self.inverse
+        u, v = a * x + b * y, c * x + d * y
+        nearness = np.maximum(1 + self.tilt[0] * u + self.tilt[1] * v, np.float32(0.3))  # not beyond the horizon
+        return u / nearness, v / nearness
+
+
 def palette(count: int, rng: np.random.Generator) -> Field:
     """(count, 3) float32 RGB colours in 0..1 of any hue, from dark to light and from grey to vivid."""
     hue, saturation, value = rng.random((count, 1)), rng.beta(1.2, 1.8, (count, 1)), rng.uniform(0.25, 1, (count, 1))
@@ -125,32 +166,36 @@ def surface(x: Field, y: Field, colours: Field, rng: np.random.Generator) -> Fie
     sharpness = np.float32(rng.uniform(0.4, 2.5))
     mix = np.float32(contrast) * np.clip(np.float32(0.5) + sharpness * _pattern(x, y, rng), 0, 1)
     first, second = (colour[:, None, None] for colour in pair)
-    return first + mix * (second - first)
+    mixed: Field = first + mix * (second - first)
+    return mixed
 
 
 def _pattern(x: Field, y: Field, rng: np.random.Generator) -> Field:
-    """(H, W) values in -1..1."""
+    """(H, W) float32, most values in -1..1."""
     kind, angle, phase = rng.integers(8), rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi)
     frequency = np.float32(2 * math.pi / math.exp(rng.uniform(math.log(5), math.log(28))))
     along = frequency * (x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))) + np.float32(phase)
     across = frequency * (y * np.float32(math.cos(angle)) - x * np.float32(math.sin(angle)))
+    pattern: Field
     match kind:
         case 0:
-            return np.full_like(x, -1)
+            pattern = np.full_like(x, -1)
         case 1:
-            return np.sin(along * np.float32(0.12))
+            pattern = np.sin(along * np.float32(0.12))
         case 2:
-            return np.sin(along)
+            pattern = np.sin(along)
         case 3:
-            return np.sin(along) * np.sin(across)
+            pattern = np.sin(along) * np.sin(across)
         case 4:
-            return np.cos(along) + np.cos(across) - np.float32(0.9)
+            pattern = np.cos(along) + np.cos(across) - np.float32(0.9)
         case 5:
-            return np.sin(along + np.float32(1.5) * np.sin(across * np.float32(0.6)))
+            pattern = np.sin(along + np.float32(1.5) * np.sin(across * np.float32(0.6)))
         case 6:
-            return _clouds(along, across, rng)
+            pattern = _clouds(along, across, rng)
         case _:
-            return rng.random(x.shape, np.float32) * 2 - 1
+            grains = np.random.default_rng(int(rng.integers(1 << 62)))  # so the picture's size shifts no other draw
+            pattern = grains.random(x.shape, np.float32) * 2 - 1
+    return pattern
 
 
 def _clouds(along: Field, across: Field, rng: np.random.Generator) -> Field:

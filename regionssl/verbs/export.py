@@ -152,12 +152,13 @@ def place(out: Path, cards: dict[str, dict[str, Any]], written: dict[str, Path])
     """Move the checked files to their names, each with its JSON; remove what an earlier export had beyond them."""
     for suffix in _OPTIONAL:
         cards[""][f"{suffix[1:]}_file"] = named(out, suffix).name if suffix in cards else None
-        if suffix not in cards and card_path(named(out, suffix)).exists():
-            named(out, suffix).unlink(missing_ok=True)
-            card_path(named(out, suffix)).unlink()
     for suffix in sorted(written, reverse=True):
         write_atomically(named(out, suffix), lambda partial, path=written[suffix]: path.rename(partial))  # type: ignore[misc]
         write_json(card_path(named(out, suffix)), cards[suffix])
+    for suffix in _OPTIONAL:
+        if suffix not in cards and card_path(named(out, suffix)).exists():
+            named(out, suffix).unlink(missing_ok=True)
+            card_path(named(out, suffix)).unlink()
 
 
 def announce(out: Path, cards: dict[str, dict[str, Any]]) -> None:

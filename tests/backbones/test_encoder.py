@@ -13,7 +13,6 @@ from regionssl.errors import InputError
 MAPS = ("c2", "c3", "c4", "c5")
 CHANNELS = {
     "resnet18": (64, 128, 256, 512),
-    "resnet34": (64, 128, 256, 512),
     "resnet50": (256, 512, 1024, 2048),
     "resnet101": (256, 512, 1024, 2048),
     "convnext_tiny": (96, 192, 384, 768),
@@ -89,7 +88,7 @@ class TestEveryBackbone:
             torch.testing.assert_close(actual[key], values, rtol=0, atol=1e-4 * values.abs().max().item())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "regnety_016", "efficientnet_b0", "vit_small"])
+@pytest.mark.parametrize("name", ["resnet18", "regnety_016", "efficientnet_b0", "test_vit"])
 def test_weights_follow_from_the_seed(name):
     parameters = zip(make(name).named_parameters(), make(name, maps=("c5",)).parameters(), strict=True)
     assert [key for (key, first), second in parameters if not torch.equal(first, second)] == []
@@ -118,13 +117,15 @@ class TestPruning:
 class TestResNet:
     def test_keys_and_shapes_are_those_of_torchvision(self):
         body = make("resnet50", size=32).body.state_dict()
-        reference = torchvision.models.resnet50(weights=None).state_dict()
+        with torch.device("meta"):
+            reference = torchvision.models.resnet50(weights=None).state_dict()
         reference = {key: value.shape for key, value in reference.items() if not key.startswith("fc.")}
         assert {key: value.shape for key, value in body.items()} == reference
+        assert sum(value.numel() for key, value in body.items() if key.endswith(("weight", "bias"))) == 23_508_032
 
     def test_maps_are_those_of_torchvision(self):
-        encoder = make("resnet50").eval()
-        reference = torchvision.models.resnet50(weights=None).eval()
+        encoder = make("resnet18").eval()
+        reference = torchvision.models.resnet18(weights=None).eval()
         reference.load_state_dict(
             encoder.body.state_dict() | {k: v for k, v in reference.state_dict().items() if "fc" in k}
         )
@@ -133,9 +134,6 @@ class TestResNet:
             for key, layer in zip(MAPS, ("layer1", "layer2", "layer3", "layer4"), strict=True):
                 x = getattr(reference, layer)(x)
                 torch.testing.assert_close(encoder(views())[key], x)
-
-    def test_number_of_parameters(self):
-        assert sum(parameter.numel() for parameter in make("resnet50", size=32).parameters()) == 23_508_032
 
     def test_default_initialisation_is_kaiming_by_fan_out_with_unit_gammas(self):
         body = make("resnet18").body
@@ -146,7 +144,7 @@ class TestResNet:
         assert len(norms) == 20
         assert all((norm.weight == 1).all() and (norm.bias == 0).all() for norm in norms)
 
-    @pytest.mark.parametrize(("name", "blocks"), [("resnet18", 8), ("resnet50", 16)])
+    @pytest.mark.parametrize(("name", "blocks"), [("resnet18", 8), ("resnet26", 8)])
     def test_last_gamma_of_each_block_starts_at_zero_on_request(self, name, blocks):
         ordinary = last_norms(make(name).body)
         assert len(ordinary) == blocks
@@ -175,20 +173,19 @@ class TestInitialisation:
         assert body.stages[0].blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.02)
 
     def test_drop_path_is_off_unless_asked_for(self):
-        def rate(**settings):
-            modules = make("swin_tiny", maps=("c3",), **settings).modules()
-            return max((module.drop_prob for module in modules if isinstance(module, DropPath)), default=0)
+        def rate(encoder):
+            return max((module.drop_prob for module in encoder.modules() if isinstance(module, DropPath)), default=0)
 
-        assert rate() == 0
-        assert 0 < rate(drop_path=0.2) < 0.2
+        assert rate(make("swin_tiny", maps=("c3",))) == 0  # timm's own default is 0.1
+        assert rate(make("test_convnext", drop_path=0.2)) == pytest.approx(0.2)
 
 
 class TestPlainTransformer:
     def test_maps_are_the_normed_tokens_and_their_rescalings(self):
-        encoder = make("vit_small").eval()
+        encoder = make("test_vit").eval()
         with torch.no_grad():
             maps = encoder(views())
-            tokens = encoder.body.forward_features(views())[:, 1:].transpose(1, 2).reshape(2, 384, 4, 4)
+            tokens = encoder.body.forward_features(views())[:, 1:].transpose(1, 2).reshape(2, 64, 4, 4)
         torch.testing.assert_close(maps["c4"], tokens)
         by_hand = torch.stack([tokens[:, :, i : i + 2, j : j + 2].mean((2, 3)) for i in (0, 2) for j in (0, 2)], -1)
         torch.testing.assert_close(maps["c5"].flatten(2), by_hand)
@@ -197,7 +194,7 @@ class TestPlainTransformer:
         torch.testing.assert_close(maps["c2"][:, :, 0, 0], tokens[:, :, 0, 0])
 
     def test_a_size_that_is_no_multiple_of_the_patch_is_padded(self):
-        maps = make("vit_small", size=72)(views(72))
+        maps = make("test_vit", size=72)(views(72))
         assert maps["c4"].shape[2:] == (5, 5)
         assert maps["c5"].shape[2:] == (3, 3)
 

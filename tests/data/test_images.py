@@ -1,10 +1,12 @@
 """Finding and reading images in folders, lists, COCO jsons, zips and tars."""
 
+import hashlib
 import io
 import json
 import multiprocessing
 import os
 import pickle
+import struct
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from regionssl.data import archives
 from regionssl.data.decode import UnreadableImage
 from regionssl.data.images import ImageList, find_images, scan
 from regionssl.data.store import Names, Section
@@ -120,7 +123,7 @@ class TestFolder:
         with pytest.raises(InputError, match=r"no images.*\.jpeg \.jpg.*no files at all"):
             find_images(tmp_path)
         write(tmp_path, "a.txt", "b.txt", "c.npy", "README")
-        with pytest.raises(InputError, match=r"4 other files \(2 \.txt, 1 \.npy, 1 without extension\)|4 other files"):
+        with pytest.raises(InputError, match=r"4 other files \(2 \.txt, "):
             find_images(tmp_path)
 
     def test_no_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,8 +380,8 @@ class TestArchives:
         paths = [make_zip(tmp_path / "x.zip", PICTURES), make_tar(tmp_path / "x.tar", PICTURES)]
         first = [find_images(path) for path in paths]
         with monkeypatch.context() as patch:
-            patch.setattr(tarfile, "open", lambda *_: pytest.fail("indexed again"))
-            patch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("indexed again"))
+            for kind in ("zip", "tar"):
+                patch.setattr(archives, f"_{kind}_members", lambda _: pytest.fail("indexed again"))
             for path, before in zip(paths, first, strict=True):
                 again = find_images(path)
                 assert again.names == before.names
@@ -430,7 +433,9 @@ class TestImageList:
         for name in ("a.png", "b/c.jpg"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(bytes(10))
-        assert find_images(tmp_path).fingerprint == "FINGERPRINT"
+        ends, sizes = struct.pack("<2q", 5, 12), struct.pack("<2q", 10, 10)
+        expected = hashlib.sha256(ends + b"a.pngb/c.jpg" + sizes).hexdigest()[:16]
+        assert find_images(tmp_path).fingerprint == expected == "825b1246381de310"
 
     def test_io_errors_become_unreadable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         images = find_images(write(tmp_path, "a.png", "b.png"))
@@ -448,7 +453,8 @@ class TestImageList:
         assert names[99_999] == names[-1] == "train/n00099999/image_00099999.JPEG"
 
 
-@given(st.lists(st.text()))
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=6), max_size=8))
 def test_names_are_what_went_in(strings: list[str]) -> None:
     names = Names(strings)
     assert names == strings
@@ -460,6 +466,7 @@ def test_names_are_what_went_in(strings: list[str]) -> None:
         names[len(strings)]
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 30),
     st.integers(0, 30),

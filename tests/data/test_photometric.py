@@ -173,10 +173,9 @@ def test_grey_and_solarise_equal_torchvision(levels: Tensor) -> None:
     assert torch.equal(ops.solarise(images), V.solarize(images, 0.5))
 
 
-def test_solarise_turns_at_exactly_one_half() -> None:
-    values = torch.tensor([0.5, math.nextafter(0.5, 0) - 1e-7]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
-    assert ops.solarise(values)[0, 0, 0].tolist() == [0.5, values[0, 0, 0, 1].item()]
-    assert ops.solarise(torch.full((1, 3, 8, 8), 128 / 255)).max() < 0.5
+def test_solarise_turns_between_levels_127_and_128() -> None:
+    levels = torch.tensor([0, 127, 128, 255]).view(1, 1, 1, 4).expand(1, 3, 1, 4)
+    assert (ops.solarise(levels / 255) * 255).round()[0, 0, 0].tolist() == [0, 127, 127, 0]
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 41), (23, 9)])

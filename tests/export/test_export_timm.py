@@ -42,7 +42,7 @@ def test_round_trip(make_run, tmp_path: Path, name: str, absent: list[str], size
     assert torch.allclose(theirs, ours, rtol=1e-5, atol=1e-5 * ours.abs().max().item())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+@pytest.mark.parametrize("name", ["test_resnet", "convnext_atto"])
 def test_feature_models_of_timm_take_the_file(make_run, tmp_path: Path, name: str) -> None:
     """``features_only`` as docs/export.md shows it."""
     run = make_run(name)
@@ -55,7 +55,7 @@ def test_feature_models_of_timm_take_the_file(make_run, tmp_path: Path, name: st
 
 
 def test_an_fpn_stays_in_the_run_and_that_is_said(make_run, tmp_path: Path) -> None:
-    export(make_run(fpn=16), "timm", tmp_path / "b.safetensors")
+    export(make_run("test_resnet", fpn=16), "timm", tmp_path / "b.safetensors")
     assert json.loads((tmp_path / "b.json").read_text())["not_exported"] == ["fpn"]
     assert not (tmp_path / "b.fpn.safetensors").exists()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,23 +71,20 @@ def test_names_and_shapes_are_torchvisions(name: str) -> None:
         ]
 
 
-def test_resnet18_loads_and_gives_the_same_features(make_run, tmp_path: Path) -> None:
-    run, out = make_run(), tmp_path / "new" / "folder" / "resnet18.safetensors"
-    assert export(run, "torchvision", out) == out
+def test_resnet18_loads_and_gives_the_same_features(exported) -> None:
     model = torchvision.models.resnet18()
-    missing, unexpected = model.load_state_dict(load_file(out), strict=False)
+    missing, unexpected = model.load_state_dict(load_file(exported.out), strict=False)
     assert set(missing) == {"fc.weight", "fc.bias"}
     assert not unexpected
     views = torch.randn(2, 3, 64, 64)
     model.fc = nn.Identity()
     with torch.no_grad():
-        assert torch.allclose(model.eval()(views), load_backbone(run)(views)["c5"].mean((2, 3)), rtol=1e-5, atol=1e-5)
-    assert sorted(file.name for file in out.parent.iterdir()) == ["resnet18.json", "resnet18.safetensors"]
+        ours = load_backbone(exported.run)(views)["c5"].mean((2, 3))
+        assert torch.allclose(model.eval()(views), ours, rtol=1e-5, atol=1e-5)
 
 
-def test_the_card_says_what_a_user_must_know(make_run, tmp_path: Path) -> None:
-    out = export(make_run(fpn=256), "torchvision", tmp_path / "r18.safetensors")
-    card = json.loads((tmp_path / "r18.json").read_text())
+def test_the_card_says_what_a_user_must_know(exported) -> None:
+    card = json.loads(exported.out.with_suffix(".json").read_text())
     assert card["format"] == "safetensors"
     assert (card["target"], card["architecture"], card["method"], card["step"]) == (
         "torchvision",
@@ -100,31 +98,29 @@ def test_the_card_says_what_a_user_must_know(make_run, tmp_path: Path) -> None:
     assert card["fpn_file"] == "r18.fpn.safetensors"
     assert set(card["check"]["maps"]) == {"c2", "c3", "c4", "c5"}
     assert set(card["versions"]) >= {"regionssl", "torch", "torchvision", "timm"}
-    assert card["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert card["sha256"] == hashlib.sha256(exported.out.read_bytes()).hexdigest()
     assert card["licence"]
-    fpn = json.loads((tmp_path / "r18.fpn.json").read_text())
+    fpn = json.loads(exported.out.with_name("r18.fpn.json").read_text())
     assert set(fpn["check"]["maps"]) == {"p3", "p4"}
     assert fpn["not_in_file"] == ["inner_blocks.0", "layer_blocks.0", "layer_blocks.3"]
     assert target.stride_style("resnet50") == "stride in the 3x3 convolution (v1.5)"
 
 
 @pytest.mark.parametrize("norm_layer", [nn.BatchNorm2d, FrozenBatchNorm2d])
-def test_manual_loading_into_a_detector(make_run, tmp_path: Path, norm_layer: type[nn.Module]) -> None:
+def test_manual_loading_into_a_detector(exported, norm_layer: type[nn.Module]) -> None:
     """The lines of docs/export.md, with live and with frozen batch norm."""
-    out = export(make_run(fpn=256), "torchvision", tmp_path / "r18.safetensors")
     model = mask_rcnn(resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=norm_layer))
-    model.backbone.body.load_state_dict(load_file(out))
-    missing, unexpected = model.backbone.fpn.load_state_dict(load_file(tmp_path / "r18.fpn.safetensors"), strict=False)
+    model.backbone.body.load_state_dict(load_file(exported.out))
+    pyramid = load_file(exported.out.with_suffix(".fpn.safetensors"))
+    missing, unexpected = model.backbone.fpn.load_state_dict(pyramid, strict=False)
     assert not unexpected
     assert {key.rsplit(".", 2)[0] for key in missing} == {"inner_blocks.0", "layer_blocks.0", "layer_blocks.3"}
 
 
-def test_mask_rcnn_has_the_runs_pyramid_and_trains(make_run, tmp_path: Path) -> None:
-    run = make_run(fpn=256)
-    out = export(run, "torchvision", tmp_path / "r18.safetensors")
+def test_mask_rcnn_has_the_runs_pyramid_and_trains(exported) -> None:
     model = mask_rcnn()
     before = state(model)
-    loaded = load_into_detector(model, out)
+    loaded = load_into_detector(model, exported.out)
     assert changed(before, model) <= set(loaded.loaded)
     assert set(loaded.loaded) >= {f"backbone.fpn.{key}" for key in TRAINED_FPN}
     assert {key.rsplit(".", 2)[0] for key in loaded.fresh} == {
@@ -133,7 +129,7 @@ def test_mask_rcnn_has_the_runs_pyramid_and_trains(make_run, tmp_path: Path) -> 
     assert loaded.unused == {}
     assert "inner_blocks.0.0.weight" in str(loaded)
 
-    views, trained = torch.randn(1, 3, 64, 96), read_trained(run)
+    views, trained = torch.randn(1, 3, 64, 96), read_trained(exported.run)
     with torch.no_grad():
         ours, theirs = trained.fpn(trained.encoder(views)), model.eval().backbone(views)
     for level, name in (("1", "p3"), ("2", "p4")):
@@ -155,18 +151,16 @@ def test_mask_rcnn_has_the_runs_pyramid_and_trains(make_run, tmp_path: Path) -> 
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
 
 
-def test_retinanet_takes_the_fpn_at_the_same_strides(make_run, tmp_path: Path) -> None:
+def test_retinanet_takes_the_fpn_at_the_same_strides(exported) -> None:
     """Its pyramid starts at c3, so the file's positions 1, 2, 3 are its 0, 1, 2."""
-    run = make_run(fpn=256)
-    out = export(run, "torchvision", tmp_path / "r18.safetensors")
     backbone = resnet_fpn_backbone(
         backbone_name="resnet18", weights=None, returned_layers=[2, 3, 4], norm_layer=nn.BatchNorm2d
     )
     anchors = AnchorGenerator(((16,),) * 4, ((1.0,),) * 4)
     model = RetinaNet(backbone, num_classes=2, min_size=64, max_size=64, anchor_generator=anchors)
-    loaded = load_into_detector(model, out)
+    loaded = load_into_detector(model, exported.out)
     assert set(loaded.fresh) == {"backbone.fpn.layer_blocks.2.0.weight", "backbone.fpn.layer_blocks.2.0.bias"}
-    views, trained = torch.randn(1, 3, 64, 64), read_trained(run)
+    views, trained = torch.randn(1, 3, 64, 64), read_trained(exported.run)
     with torch.no_grad():
         ours, theirs = trained.fpn(trained.encoder(views)), model.eval().backbone(views)
     for level, name in (("0", "p3"), ("1", "p4")):
@@ -174,15 +168,15 @@ def test_retinanet_takes_the_fpn_at_the_same_strides(make_run, tmp_path: Path) -
 
 
 def test_fpn_of_another_width_goes_into_a_detector_built_for_it(make_run, tmp_path: Path) -> None:
-    out = export(make_run(fpn=32), "torchvision", tmp_path / "r18.safetensors")
+    out = export(make_run(fpn=16), "torchvision", tmp_path / "r18.safetensors")
     notes = " ".join(json.loads((tmp_path / "r18.fpn.json").read_text())["notes"])
-    assert "256 channels, this one has 32" in notes
+    assert "256 channels, this one has 16" in notes
     ready_made = load_into_detector(mask_rcnn(), out)
     assert set(ready_made.unused) == {f"fpn.{key}" for key in TRAINED_FPN}
     assert not any(key.startswith("backbone.fpn") for key in ready_made.loaded)
     body = torchvision.models.resnet18(norm_layer=nn.BatchNorm2d)
     layers = {f"layer{n + 1}": str(n) for n in range(4)}
-    narrow = mask_rcnn(BackboneWithFPN(body, layers, [64, 128, 256, 512], out_channels=32))
+    narrow = mask_rcnn(BackboneWithFPN(body, layers, [64, 128, 256, 512], out_channels=16))
     assert load_into_detector(narrow, out).unused == {}
 
 
@@ -200,8 +194,8 @@ def test_fpn_with_norm_needs_a_pyramid_with_norm(make_run, tmp_path: Path) -> No
 
 
 def test_other_backbones_are_sent_to_timm(make_run, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ResNets only .* trained regnety_002: use --to timm"):
-        export(make_run("regnety_002"), "torchvision", tmp_path / "r.safetensors")
+    with pytest.raises(InputError, match=r"ResNets only .* trained test_resnet: use --to timm"):
+        export(make_run("test_resnet"), "torchvision", tmp_path / "r.safetensors")
     assert not (tmp_path / "r.safetensors").exists()
 
 
@@ -231,12 +225,13 @@ def test_a_wrong_mapping_is_caught(make_run, tmp_path, monkeypatch, module, mapp
     monkeypatch.setattr(module, mapping, swap(getattr(module, mapping), one, two))
     out = tmp_path / "out" / "r18.safetensors"
     with pytest.raises(InputError, match=found):
-        export(make_run(fpn=256), "torchvision", out)
+        export(make_run(fpn=16 if module is torchvision_fpn else None), "torchvision", out)
     assert list(out.parent.iterdir()) == []
 
 
-def test_a_failed_check_leaves_the_earlier_export(make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = export(make_run(fpn=256), "torchvision", tmp_path / "out" / "r18.safetensors")
+def test_a_failed_check_leaves_the_earlier_export(make_run, exported, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "out" / exported.out.name
+    shutil.copytree(exported.out.parent, out.parent)
     before = {file.name: file.read_bytes() for file in out.parent.iterdir()}
     assert len(before) == 4
     original = target.backbone_tensors
@@ -244,7 +239,7 @@ def test_a_failed_check_leaves_the_earlier_export(make_run, tmp_path: Path, monk
         target, "backbone_tensors", lambda trained: original(trained) | {"conv1.weight": torch.zeros(64, 3, 7, 7)}
     )
     with pytest.raises(InputError, match="c2 differs"):
-        export(make_run(fpn=256, seed=1), "torchvision", out)
+        export(make_run(fpn=16), "torchvision", out)
     assert {file.name: file.read_bytes() for file in out.parent.iterdir()} == before
 
 
@@ -267,9 +262,9 @@ def test_wrong_key_sets_are_caught(make_run, tmp_path, monkeypatch, edit: str) -
         export(make_run(), "torchvision", tmp_path / "r18.safetensors")
 
 
-def test_loading_refuses_other_detectors_and_changed_files(make_run, tmp_path: Path) -> None:
-    run = make_run(fpn=256)
-    out = export(run, "torchvision", tmp_path / "r18.safetensors")
+def test_loading_refuses_other_detectors_and_changed_files(make_run, exported, tmp_path: Path) -> None:
+    out = tmp_path / exported.out.name
+    shutil.copytree(exported.out.parent, tmp_path, dirs_exist_ok=True)
     other = mask_rcnn(resnet_fpn_backbone(backbone_name="resnet34", weights=None))
     before = state(other)
     with pytest.raises(InputError, match="is not the resnet18 of this file"):
@@ -280,7 +275,7 @@ def test_loading_refuses_other_detectors_and_changed_files(make_run, tmp_path: P
     with pytest.raises(InputError, match="cannot be read"):
         load_into_detector(mask_rcnn(), tmp_path / "none.safetensors")
     with pytest.raises(InputError, match="is not an export --to torchvision"):
-        load_into_detector(mask_rcnn(), export(run, "timm", tmp_path / "timm.safetensors"))
+        load_into_detector(mask_rcnn(), export(make_run("test_resnet"), "timm", tmp_path / "timm.safetensors"))
     tensors = load_file(tmp_path / "r18.fpn.safetensors")
     save_file({key: tensor * 2 for key, tensor in tensors.items()}, tmp_path / "r18.fpn.safetensors")
     model = mask_rcnn()
@@ -290,9 +285,7 @@ def test_loading_refuses_other_detectors_and_changed_files(make_run, tmp_path: P
     assert changed(before, model) == set()
 
 
-def test_the_file_holds_the_runs_tensors_to_the_bit(make_run, tmp_path: Path) -> None:
-    run = make_run()
-    exported = load_file(export(run, "torchvision", tmp_path / "r18.safetensors"))
-    stored = part(read_tensors(run), "backbone")
-    assert exported.keys() == stored.keys()
-    assert all(torch.equal(exported[key], stored[key]) for key in stored)
+def test_the_file_holds_the_runs_tensors_to_the_bit(exported) -> None:
+    written, stored = load_file(exported.out), part(read_tensors(exported.run), "backbone")
+    assert written.keys() == stored.keys()
+    assert all(torch.equal(written[key], stored[key]) for key in stored)

@@ -2,27 +2,25 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from regionssl import InputError, export
-from regionssl.cli import app
 from regionssl.export.run_weights import CARD, WEIGHTS, digest
 from regionssl.export.target import compare
 from regionssl.verbs.export import images_of
 
 
-def test_the_command_line_says_what_it_wrote(make_run, tmp_path: Path) -> None:
-    out = tmp_path / "r18.safetensors"
-    result = CliRunner().invoke(app, ["export", str(make_run(fpn=256)), "--to", "torchvision", "--out", str(out)])
-    assert result.exit_code == 0, result.output
+def test_the_command_line_makes_folders_and_says_what_it_wrote(exported) -> None:
     for words in ("resnet18, step 7", "largest difference in c2, c3, c4, c5 is", "in p4, p3 is", "not pre-trained"):
-        assert words in result.output
-    assert out.is_file()
+        assert words in exported.said
+    names = ["r18.fpn.json", "r18.fpn.safetensors", "r18.json", "r18.safetensors"]
+    assert sorted(os.listdir(exported.out.parent)) == names
 
 
 @pytest.mark.parametrize(
@@ -39,7 +37,7 @@ def test_the_command_line_says_what_it_wrote(make_run, tmp_path: Path) -> None:
 def test_refusals(make_run, tmp_path: Path, to: str, name: str, words: str) -> None:
     (tmp_path / "file").write_text("in the way")
     before = sorted(tmp_path.rglob("*"))
-    run = make_run()
+    run = make_run("test_resnet")
     with pytest.raises(InputError, match=words):
         export(run, to, tmp_path / name)
     assert sorted(set(tmp_path.rglob("*")) - {run, run / CARD, run / WEIGHTS}) == before
@@ -58,32 +56,34 @@ def test_runs_that_cannot_be_exported(make_run, tmp_path: Path) -> None:
 
 
 def test_corrupted_weights(make_run, tmp_path: Path) -> None:
-    run, out = make_run(), tmp_path / "a.safetensors"
+    run, out = make_run("test_resnet"), tmp_path / "a.safetensors"
     whole = (run / WEIGHTS).read_bytes()
     (run / WEIGHTS).write_bytes(whole[:-1000])
     with pytest.raises(InputError, match="cannot be read"):
-        export(run, "torchvision", out)
+        export(run, "timm", out)
     (run / WEIGHTS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(InputError, match="hashes differ"):
-        export(run, "torchvision", out)
+        export(run, "timm", out)
     assert not out.exists()
 
 
-@pytest.mark.parametrize("key", ["backbone.conv1.weight", "fpn.layer_blocks.p4.0.weight", "fpn.inner_blocks.c5.0.bias"])
+@pytest.mark.parametrize(
+    "key", ["backbone.layer1.0.conv1.weight", "fpn.layer_blocks.p4.0.weight", "fpn.inner_blocks.c5.0.bias"]
+)
 def test_weights_that_do_not_fit_their_card(make_run, tmp_path: Path, key: str) -> None:
     """The hash is right, but the tensors are not those of the architecture."""
-    run = make_run(fpn=16)
+    run = make_run("test_resnet", fpn=16)
     tensors = load_file(run / WEIGHTS)
     del tensors[key]
     save_file(tensors, run / WEIGHTS)
     card = json.loads((run / CARD).read_text()) | {"sha256": digest(tensors)}
     (run / CARD).write_text(json.dumps(card))
-    with pytest.raises(InputError, match="do not fit the resnet18 that it describes"):
-        export(run, "torchvision", tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="do not fit the test_resnet that it describes"):
+        export(run, "timm", tmp_path / "a.safetensors")
 
 
 def test_weights_that_are_not_finite_are_refused(make_run, tmp_path: Path) -> None:
-    run = make_run()
+    run = make_run("test_resnet")
     tensors = load_file(run / WEIGHTS)
     tensors["backbone.layer3.0.conv1.weight"][0, 0, 0, 0] = float("nan")
     save_file(tensors, run / WEIGHTS)
@@ -94,17 +94,17 @@ def test_weights_that_are_not_finite_are_refused(make_run, tmp_path: Path) -> No
 
 
 def test_it_never_writes_over_a_runs_own_weights(make_run) -> None:
-    run = make_run()
+    run = make_run("test_resnet")
     before = (run / WEIGHTS).read_bytes(), (run / CARD).read_bytes()
     with pytest.raises(InputError, match="which no export has written"):
         export(run, "timm", run / WEIGHTS)
     assert ((run / WEIGHTS).read_bytes(), (run / CARD).read_bytes()) == before
 
 
-def test_an_export_replaces_an_earlier_one_and_its_fpn(make_run, tmp_path: Path) -> None:
+def test_an_export_replaces_an_earlier_one_and_its_fpn(make_run, exported, tmp_path: Path) -> None:
     """A pyramid of another run must not stay beside a backbone it does not belong to."""
     out = tmp_path / "out" / "r18.safetensors"
-    export(make_run(fpn=256), "torchvision", out)
+    shutil.copytree(exported.out.parent, out.parent)
     first = out.read_bytes()
     export(make_run(seed=1), "torchvision", out)
     assert out.read_bytes() != first
@@ -112,16 +112,35 @@ def test_an_export_replaces_an_earlier_one_and_its_fpn(make_run, tmp_path: Path)
     assert json.loads((out.parent / "r18.json").read_text())["fpn_file"] is None
 
 
-def test_a_foreign_pyramid_is_not_touched(make_run, tmp_path: Path) -> None:
-    (tmp_path / "r18.fpn.safetensors").write_text("mine")
-    export(make_run(), "torchvision", tmp_path / "r18.safetensors")
-    assert (tmp_path / "r18.fpn.safetensors").read_text() == "mine"
+def test_a_full_disk_leaves_the_earlier_export(make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("test_resnet")
+    out = export(run, "timm", tmp_path / "out" / "a.safetensors")
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+
+    def full(path: Path, tensors: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("regionssl.verbs.export.save_tensors", full)
+    with pytest.raises(InputError, match=r"cannot write .*No space left"):
+        export(run, "timm", out)
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+
+
+def test_files_of_others_are_not_touched(make_run, tmp_path: Path) -> None:
+    run = make_run("test_resnet")
+    (tmp_path / "a.fpn.safetensors").write_text("mine")
+    export(run, "timm", tmp_path / "a.safetensors")
+    assert (tmp_path / "a.fpn.safetensors").read_text() == "mine"
+    (tmp_path / "b.fpn.json").write_text('{"target": "elsewhere"}')
+    with pytest.raises(InputError, match=r"would replace .*b\.fpn\.json"):
+        export(run, "timm", tmp_path / "b.safetensors")
 
 
 def test_files_have_the_usual_permissions(make_run, tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     usual = (tmp_path / "plain").stat().st_mode
-    out = export(make_run(), "timm", tmp_path / "a.safetensors")
+    out = export(make_run("test_resnet"), "timm", tmp_path / "a.safetensors")
     assert {out.stat().st_mode, out.with_suffix(".json").stat().st_mode} == {usual}
 
 

@@ -128,7 +128,7 @@ def test_refusals_name_the_remedy(scenes: Path, tmp_path: Path) -> None:
         ("pretrain", data, "--recipe", TINY, "--out", out, "--set", "method.name=rsim"): "did you mean resim",
         ("pretrain", data, "--recipe", TINY, "--out", out, "--batch-size", "64"): "larger than the data",
         ("pretrain", data, "--recipe", TINY, "--out", out, "--size", "32"): "too small",
-        ("pretrain", data, "--recipe", TINY, "--out", out, "--backbone", "resnet5"): "did you mean",
+        ("pretrain", data, "--recipe", TINY, "--out", out, "--backbone", "resnet5"): "the nearest are resnet50",
         ("pretrain", data, "--recipe", TINY, "--out", out, "--init", str(tmp_path / "none.pth")): "none.pth",
         ("pretrain", data, "--recipe", TINY, "--out", out, "--precision", "fp8"): "fp32",
         ("pretrain", data, "--recipe", TINY, "--out", str(tmp_path / "file")): "is a file",
