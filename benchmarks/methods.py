@@ -1,9 +1,9 @@
 """Speed and memory of a training step of each method, per image, side by side in one run.
 
-    python -m benchmarks.methods [--device cpu|cuda] [--backbone resnet18] [--size 128] [--batch-size 32] [--out FILE.json]
+    python -m benchmarks.methods --device cpu --backbone resnet18 --size 128 --batch-size 32 --out FILE.json
 
 Each method runs in a process of its own on generated scenes that are decoded and cut beforehand, so the figures are of
-colours, networks, loss and optimiser: the step without its input. Ratios are to MoCo v2 and BYOL, the image-level methods.
+colours, networks, loss and optimiser: the step without its input. Ratios are to MoCo v2 and BYOL, image-level methods.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def measure(name: str, options: argparse.Namespace, scenes: str) -> dict[str, An
     images, scanned = scan(find_images(Path(scenes)), cache=Path(scenes) / "cache")
     resolved = resolve(config.training, config.method, config.optimiser, len(images), device, 1, 1)
     config = config.model_copy(update={"training": resolved.training, "method": resolved.method})
-    job = Job(config, resolved, images, scanned, "random", Path(scenes), device, 1, 1)
+    job = Job(config, resolved, images, scanned, None, "random", Path(scenes), device, 1, 1)
     trainer = build_trainer(job, launch(job))
     batches = list(trainer.loader(2))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for verb in (pretrain, recipes, export, show, demo):
-    app.command()(verb)
+    app.command(help=(verb.__doc__ or "").partition("\n\n")[0])(verb)
 
 
 def main() -> None:

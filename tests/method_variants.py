@@ -68,6 +68,7 @@ def batch_of(variant: str, images: ImageList, first: int = 0, count: int = 8, st
     dataset, collate = ViewDataset(images, plan, seed=0), Collate(plan, seed=0)
     batch = collate([dataset[Sample(i % len(images), 0, step)] for i in range(first, first + count)])
     views = [
-        apply(view, draws, spec.colour) for view, draws, spec in zip(batch.views, batch.colours, plan.views, strict=True)
+        apply(view, draws, spec.colour)
+        for view, draws, spec in zip(batch.views, batch.colours, plan.views, strict=True)
     ]
     return replace(batch, views=views)

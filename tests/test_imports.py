@@ -21,7 +21,8 @@ ALLOWED = {
     "export": BASE | {"data.photometric", "backbones", "export", "engine.checkpoint"},
     "report": BASE | {"report"},
     "build": BASE | {"data", "regions", "backbones", "methods", "engine", "evaluation", "export"},
-    "verbs": BASE | {"data", "regions", "backbones", "methods", "engine", "evaluation", "export", "report", "build", "verbs"},
+    "verbs": BASE
+    | {"data", "regions", "backbones", "methods", "engine", "evaluation", "export", "report", "build", "verbs"},
     "cli": {"errors", "verbs"},
     "__init__": {"errors", "verbs", "export"},
     "__main__": {"cli"},

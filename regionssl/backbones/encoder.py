@@ -140,10 +140,10 @@ def pool(features: Tensor) -> Tensor:
 
 def timm_model(config: EncoderConfig, pretrained: bool = False) -> Any:
     """The whole timm model without its classifier; with ``pretrained``, timm fetches its published weights."""
-    options = _ANY_SIZE.get(_family(config.name), {})
-    return timm.create_model(
-        config.name, pretrained=pretrained, num_classes=0, drop_path_rate=config.drop_path, **options
-    )
+    options: dict[str, Any] = dict(_ANY_SIZE.get(_family(config.name), {}))
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    return timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
 
 
 def _family(name: str) -> str:

@@ -109,7 +109,7 @@ class SyncBatchNorm(_BatchNorm):
 
 def _total(tensor: Tensor) -> Tensor:
     """Sum over processes, through which gradients flow."""
-    return cast(Tensor, all_reduce(tensor))  # type: ignore[no-untyped-call]
+    return cast(Tensor, all_reduce(tensor))
 
 
 def grouped_forward(

@@ -32,8 +32,8 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
     high = torch.maximum(torch.maximum(r, g), b)
     low = torch.minimum(torch.minimum(r, g), b)
     chroma = high - low
-    # Sixths of a turn from red, positive towards green: with the channels brought to 0..1 by (x - low) / chroma, its size
-    # is 1 + g + b - r in all six sectors. Without chroma it is any finite number. Selecting by masks would be far slower.
+    # Sixths of a turn from red, positive towards green. With the channels brought to 0..1 by (x - low) / chroma, its
+    # size is 1 + g + b - r in all six sectors; without chroma it may be any finite number. Masks would be far slower.
     angle = (high + g).add_(b).sub_(r).sub_(low, alpha=2).div_(chroma.clamp(min=1e-12))
     angle = torch.copysign(angle, g - b)
     angle += 6 * shift[:, None, None]

@@ -119,7 +119,7 @@ class ViewDataset(Dataset[Views]):
         if image is None:
             return Views([], [], [], sample, index, tuple(failures.items()))
         rng = counted.generator(self.seed, Stream.VIEWS, sample.index, sample.epoch)
-        crops = draw_crops(self.plan, *image.size, rng)
+        crops = draw_crops(self.plan, image.width, image.height, rng)
         pixels = [cut(image, crop, spec) for crop, spec in zip(crops, self.plan.views, strict=True)]
         colours = [
             draw(spec.colour, counted.generator(self.seed, Stream.COLOURS, sample.index, sample.epoch, view))
@@ -144,7 +144,7 @@ class ViewDataset(Dataset[Views]):
 
 @dataclass(frozen=True)
 class Collate:
-    """Turns the views of some images into a :class:`Batch`; one without views if an image had no readable replacement."""
+    """Turns the views of some images into a :class:`Batch`, without views if an image had no readable replacement."""
 
     plan: ViewPlan
     seed: int
@@ -181,7 +181,7 @@ def make_loader(
     """
     return DataLoader(
         ViewDataset(images, plan, seed),  # type: ignore[arg-type]
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         collate_fn=Collate(plan, seed),
         num_workers=workers,
         pin_memory=pin_memory,

@@ -129,13 +129,15 @@ def draw(policy: ColourPolicy, rng: np.random.Generator) -> ColourDraws:
         strength = policy.sigma[0] + (policy.sigma[1] - policy.sigma[0]) * amount
     else:
         strength = REDUCTIONS[int(amount * len(REDUCTIONS))]
+    levels = [c + x * (2 * u - 1) for c, x, u in zip(centre, spread, factors, strict=True)]
+    # from_numpy: torch.tensor takes twice the time, and this runs for every view in the loader's workers.
     return ColourDraws(
-        jitter=torch.tensor([jitter < policy.jitter]),
-        factors=torch.tensor([[c + x * (2 * u - 1) for c, x, u in zip(centre, spread, factors, strict=True)]]),
-        order=torch.tensor([sorted(range(4), key=order.__getitem__)]),
-        grey=torch.tensor([grey < policy.grey]),
-        blur=torch.tensor([strength if blur < policy.blur else 0.0]),
-        solarise=torch.tensor([solarise < policy.solarise]),
+        jitter=torch.from_numpy(np.array([jitter < policy.jitter])),
+        factors=torch.from_numpy(np.array([levels], np.float32)),
+        order=torch.from_numpy(np.array([sorted(range(4), key=order.__getitem__)], np.int64)),
+        grey=torch.from_numpy(np.array([grey < policy.grey])),
+        blur=torch.from_numpy(np.array([strength if blur < policy.blur else 0.0], np.float32)),
+        solarise=torch.from_numpy(np.array([solarise < policy.solarise])),
     )
 
 

@@ -106,14 +106,16 @@ def choose_queue(wanted: int, images: int, batch_size: int) -> Choice:
         return Choice("method.queue", length, wanted, "as in the recipe")
     if length < wanted // batch_size * batch_size:
         reason = (
-            f"at most {QUEUE_FRACTION:.0%} of the {images} images, or an image would often meet its own old key as a negative"
+            f"at most {QUEUE_FRACTION:.0%} of the {images} images, or an image would meet its own old key as a negative"
         )
     else:
         reason = f"a multiple of the batch of {batch_size}"
     return Choice("method.queue", length, wanted, reason)
 
 
-def choose_micro_batch(training: TrainingConfig, method: MethodConfig, share: int) -> tuple[TrainingConfig, MethodConfig, list[Choice]]:
+def choose_micro_batch(
+    training: TrainingConfig, method: MethodConfig, share: int
+) -> tuple[TrainingConfig, MethodConfig, list[Choice]]:
     """Make micro-batches and batch statistics agree.
 
     A micro-batch is a multiple of the images that share statistics; where a method would take the statistics of the
@@ -171,14 +173,13 @@ def resolve(
     precision, workers = choose_precision(training, device), choose_workers(training, device, devices)
     choices = [precision, workers]
     training = training.model_copy(update={"precision": precision.value, "workers": workers.value})
-    for field, choose in (
-        ("group_size", lambda wanted: choose_group_size(wanted, share)),
-        ("queue", lambda wanted: choose_queue(wanted, images, training.batch_size)),
-    ):
-        if getattr(method, field, None) is not None:
-            choice = choose(getattr(method, field))
-            method = method.model_copy(update={field: choice.value})
-            choices.append(choice)
+    fitted: dict[str, Choice] = {}
+    if (wanted := getattr(method, "group_size", None)) is not None:
+        fitted["group_size"] = choose_group_size(wanted, share)
+    if (wanted := getattr(method, "queue", None)) is not None:
+        fitted["queue"] = choose_queue(wanted, images, training.batch_size)
+    method = method.model_copy(update={name: choice.value for name, choice in fitted.items()})
+    choices += fitted.values()
     training, method, more = choose_micro_batch(training, method, share)
     choices += more
     group = getattr(method, "group_size", None) or 1
@@ -186,16 +187,29 @@ def resolve(
     total = training.steps or max(1, round(training.epochs * epochs.steps_per_epoch))
     if training.steps:
         choices.append(
-            Choice("training.epochs", round(total / epochs.steps_per_epoch, 3), training.epochs, f"{total} steps were asked for")
+            Choice(
+                "training.epochs",
+                round(total / epochs.steps_per_epoch, 3),
+                training.epochs,
+                f"{total} steps were asked for",
+            )
         )
     save_every = training.save_every or min(max(epochs.steps_per_epoch, 50), 1000)
     if training.save_every is None:
-        choices.append(Choice("training.save_every", save_every, None, f"{epochs.steps_per_epoch} steps per epoch, within 50 to 1000"))
+        choices.append(
+            Choice(
+                "training.save_every", save_every, None, f"{epochs.steps_per_epoch} steps per epoch, within 50 to 1000"
+            )
+        )
     training = training.model_copy(update={"save_every": save_every})
     peak = peak_learning_rate(optimiser, training.batch_size)
     if peak != optimiser.lr:
         choices.append(
-            Choice("optimiser peak learning rate", round(peak, 8), optimiser.lr,
-                   f"scaled from batch {optimiser.reference_batch} to {training.batch_size}")
+            Choice(
+                "optimiser peak learning rate",
+                round(peak, 8),
+                optimiser.lr,
+                f"scaled from batch {optimiser.reference_batch} to {training.batch_size}",
+            )
         )
     return Resolved(training, method, epochs, total, peak, choices)

@@ -118,11 +118,11 @@ def fit(features: Tensor, targets: Tensor, classes: int, l2: float, balance: flo
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = F.cross_entropy(F.linear(inputs, weight, bias), targets, importance) + l2 / 2 * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
+        optimiser.step(closure)
     scaled = weight.detach() / spread
     return LinearClassifier(scaled, bias.detach() - scaled @ centre)
 

@@ -52,7 +52,10 @@ def read_card(run: Path) -> dict[str, Any]:
         if (run / "config.yaml").is_file():
             raise InputError(f"{run} has no weights yet: its first checkpoint is still to come; go on with --resume")
         raise InputError(f"{run} is not a run folder: it holds no {CARD}")
-    card: dict[str, Any] = json.loads(path.read_text())
+    try:
+        card: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is broken: {error}; resume the run to write it anew") from error
     return card
 
 

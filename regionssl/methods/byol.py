@@ -29,8 +29,8 @@ from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.methods.base import EncoderFactory, Matches, Method, MethodConfig, Progress, Terms, World
 from regionssl.methods.heads import mlp
 from regionssl.methods.losses import feature_std, regression
-from regionssl.methods.momentum import frozen_copy, moving_average, rising_momentum
 from regionssl.methods.moco import overlap_match
+from regionssl.methods.momentum import frozen_copy, moving_average, rising_momentum
 
 _AREA = (0.08, 1.0)
 
@@ -47,9 +47,7 @@ class ByolConfig(MethodConfig):
     """
 
     name: Literal["byol"] = "byol"
-    plan: ViewPlan = ViewPlan(
-        views=(ViewSpec(colour=BYOL_FIRST, area=_AREA), ViewSpec(colour=BYOL_SECOND, area=_AREA))
-    )
+    plan: ViewPlan = ViewPlan(views=(ViewSpec(colour=BYOL_FIRST, area=_AREA), ViewSpec(colour=BYOL_SECOND, area=_AREA)))
     hidden: int = Field(4096, ge=1)
     dim: int = Field(256, ge=1)
     momentum: float = Field(0.99, ge=0, le=1)

@@ -15,7 +15,7 @@ Departures from the release:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -80,6 +80,7 @@ class Moco(Method):
     """MoCo v2. ``query`` is trained; ``key`` follows it."""
 
     Config: ClassVar[type[MethodConfig]] = MocoConfig
+
     def __init__(self, config: MocoConfig, make_encoder: EncoderFactory, world: World) -> None:
         super().__init__()
         self.config = config
@@ -94,7 +95,7 @@ class Moco(Method):
 
     @property
     def backbone(self) -> Encoder:  # type: ignore[override]
-        return self.query.encoder  # type: ignore[no-any-return, union-attr]
+        return cast(Encoder, self.query.encoder)
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> ImageKeys:

@@ -35,7 +35,7 @@ from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.methods.base import EncoderFactory, Matches, MethodConfig, Terms
 from regionssl.methods.heads import mlp
 from regionssl.methods.losses import contrast_logits, info_nce, top1, unit
-from regionssl.methods.moco import Moco, MocoConfig
+from regionssl.methods.moco import ImageKeys, Moco, MocoConfig
 from regionssl.regions.windows import matched_windows, window_grid
 
 STRIDES = {"p3": 8, "p4": 16, "c4": 16}
@@ -93,8 +93,10 @@ class ReSimConfig(MocoConfig):
         for level in self.levels:
             if level.window >= size or size < 3 * level.stride:
                 least = max(level.window + 1, 3 * level.stride)
-                raise ValueError(f"views of {size} px are too small for {level.map} windows of {level.window} px; "
-                                 f"the least size is {least}")
+                raise ValueError(
+                    f"views of {size} px are too small for {level.map} windows of {level.window} px; "
+                    f"the least size is {least}"
+                )
         return self
 
 
@@ -133,10 +135,9 @@ class RegionKeys:
 
 
 @dataclass(frozen=True)
-class Keys:
-    """Image keys (n, D) and the keys of each level."""
+class Keys(ImageKeys):
+    """Image keys (n, D), and the keys of each level by the name of its map."""
 
-    keys: Tensor
     regions: dict[str, RegionKeys]
 
 
@@ -164,7 +165,7 @@ class ReSim(Moco):
         keys = self.take_keys(outputs["embedding"], len(batch))
         start = self.world.rank * len(batch)
         own = slice(start, start + len(batch))
-        regions = {}
+        regions: dict[str, RegionKeys] = {}
         with torch.autocast(keys.device.type, enabled=False):
             for level in self.config.levels:
                 features = full_precision(outputs[level.map])
@@ -190,7 +191,7 @@ class ReSim(Moco):
         return terms | {"loss": loss}
 
     def region_terms(self, level: Level, features: Tensor, batch: Batch, keys: RegionKeys) -> tuple[Tensor, Tensor]:
-        """This part's share of L_level and of its accuracy: means over groups of means over valid windows (4.2, 4.5)."""
+        """This part's share of L_level and of its accuracy: means over groups of means over valid windows (4.5)."""
         share = 1 / self.groups(batch.total)
         with torch.autocast(features.device.type, enabled=False):
             features = full_precision(features)

@@ -131,7 +131,8 @@ class Scrl(Byol):
         start = int(pairs.valid[: batch.first].sum()) * per_image
         predictions = self.encode_boxes(self.online, batch, boxes)
         if len(predictions) == 0:
-            zero = 0 * torch.stack([parameter.sum() for parameter in self.online.parameters()]).sum()
+            # through the empty rows, so that a process without boxes still takes part in synchronised statistics
+            zero = predictions.sum() + 0 * torch.stack([p.sum() for p in self.online.parameters()]).sum()
             return {"loss": zero, "feature_std": zero.detach(), "boxes": zero.detach()}
         terms = self.terms(predictions, targets.rows[start:][: len(predictions)], batch, targets.count)
         return terms | {"boxes": boxes.valid.sum() * per_image / batch.total}

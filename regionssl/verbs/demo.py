@@ -55,7 +55,9 @@ def demo(
     console.print(f"4/4  linear pixel probe of frozen features on {labelled} labelled scenes")
     before, after = probe(start_of(run), labelled), probe(load_backbone(run, ("c3", "c4")), labelled)
     report(before, after, console)
-    console.print(f"weights: {exported}   pictures: {out / 'pictures'}   time: {duration(time.perf_counter() - started)}")
+    console.print(
+        f"weights: {exported}   pictures: {out / 'pictures'}   time: {duration(time.perf_counter() - started)}"
+    )
     return before, after
 
 

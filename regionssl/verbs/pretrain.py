@@ -27,7 +27,7 @@ from regionssl.engine.optim import make_optimiser
 from regionssl.engine.train import Trainer, run
 from regionssl.errors import InputError
 from regionssl.verbs.cost import explain_cost
-from regionssl.verbs.run_folder import CONFIG, facts, write_weights
+from regionssl.verbs.run_folder import CONFIG, FACTS, facts, write_weights
 
 DEFAULT_RECIPE = "resim_fpn_small"
 
@@ -43,6 +43,7 @@ class Job:
     resolved: Resolved
     images: ImageList
     scanned: ScanReport
+    image_root: Path | None
     init: str
     out: Path
     device: torch.device
@@ -54,7 +55,11 @@ class Job:
         config = to_plain(self.config)
         training = {key: value for key, value in config["training"].items() if key not in _FREE}
         kept = {key: value for key, value in config.items() if key != "about"}
-        return {"config": {**kept, "training": training}, "init": self.init, "data": {"images": self.images.fingerprint}}
+        return {
+            "config": {**kept, "training": training},
+            "init": self.init,
+            "data": {"images": self.images.fingerprint},
+        }
 
 
 def pretrain(
@@ -111,7 +116,7 @@ def pretrain(
     resolved = resolve(config.training, config.method, config.optimiser, len(images), place, devices, nodes)
     config = config.model_copy(update={"training": resolved.training, "method": resolved.method})
     init = init or (_recorded_init(out) if resume else "random")
-    job = Job(config, resolved, images, scanned, init, out, place, devices, nodes)
+    job = Job(config, resolved, images, scanned, image_root, init, out, place, devices, nodes)
     announce(job, console, source)
     if dry_run:
         console.print(yaml.safe_dump(to_plain(config), sort_keys=False), highlight=False, markup=False)
@@ -218,7 +223,7 @@ def train(job: Job, resume: bool, console: Console, again: str) -> None:
     first = trainer.world.rank == 0
     if first:
         write_text(job.out / CONFIG, yaml.safe_dump(to_plain(job.config), sort_keys=False))
-        write_json(job.out / "run.json", facts(job.resolved.choices, job.scanned, job.images, job.init))
+        write_json(job.out / FACTS, facts(job.resolved.choices, job.scanned, job.images, job.image_root, job.init))
 
     def save_weights() -> None:
         if first:
@@ -226,7 +231,9 @@ def train(job: Job, resume: bool, console: Console, again: str) -> None:
 
     done, stopped_by = run(trainer, job.out, identity, failed, save_weights)
     if not done:
-        console.print(f"stopped at step {trainer.step} of {trainer.total_steps}; go on with:\n  {again}", soft_wrap=True)
+        console.print(
+            f"stopped at step {trainer.step} of {trainer.total_steps}; go on with:\n  {again}", soft_wrap=True
+        )
         sys.exit(128 + (stopped_by or signal.SIGTERM))
     console.print(f"done: {job.out} holds weights.safetensors, log.jsonl and the checkpoints", soft_wrap=True)
 

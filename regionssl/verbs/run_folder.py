@@ -18,11 +18,13 @@ from regionssl.engine.choices import Choice
 from regionssl.export.run_weights import CARD, WEIGHTS, digest, named_tensors, save_tensors
 from regionssl.methods.base import Method
 
-CONFIG = "config.yaml"
+CONFIG, FACTS = "config.yaml", "run.json"
 LICENCE = "these weights belong to whoever trained them; regionssl claims no rights in them"
 
 
-def facts(choices: list[Choice], scanned: ScanReport, images: ImageList, init: str) -> dict[str, Any]:
+def facts(
+    choices: list[Choice], scanned: ScanReport, images: ImageList, image_root: Path | None, init: str
+) -> dict[str, Any]:
     """Versions, machine, data and automatic choices, for ``run.json``."""
     packages = ("regionssl", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
     return {
@@ -31,7 +33,12 @@ def facts(choices: list[Choice], scanned: ScanReport, images: ImageList, init: s
             "system": f"{platform.system()} {platform.machine()}",
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "data": {"source": images.root, "fingerprint": images.fingerprint, "scan": scanned.to_plain()},
+        "data": {
+            "source": str(Path(images.root).resolve()),
+            "image_root": str(image_root.resolve()) if image_root else None,
+            "fingerprint": images.fingerprint,
+            "scan": scanned.to_plain(),
+        },
         "init": init,
         "choices": [choice.to_plain() for choice in choices],
     }

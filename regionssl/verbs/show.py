@@ -28,9 +28,8 @@ from regionssl.report.curves import curves_figure
 from regionssl.report.features import feature_maps_figure
 from regionssl.report.views import views_figure
 from regionssl.verbs.pretrain import DEFAULT_RECIPE
-from regionssl.verbs.run_folder import CONFIG
+from regionssl.verbs.run_folder import CONFIG, FACTS
 
-FACTS = "run.json"
 _MAPS = ("c2", "c3", "c4", "c5")
 _SHOWN_MAP = "c4"
 
@@ -105,14 +104,15 @@ def open_run(run: Path, data: Path | None, image_root: Path | None) -> Subject:
     """
     try:
         facts = json.loads((run / FACTS).read_text())
-        recorded, fingerprint, init = facts["data"]["source"], facts["data"]["fingerprint"], facts["init"]
+        recorded, fingerprint, init = facts["data"], facts["data"]["fingerprint"], facts["init"]
+        place = data or Path(recorded["source"])
+        root = image_root or (Path(recorded["image_root"]) if recorded["image_root"] else None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{run / FACTS}, which tells where the images of the run are, cannot be read") from error
     config = load_config(str(run / CONFIG), {})
-    place = data or Path(recorded)
     if not place.exists():
         raise InputError(f"the images of {run} were in {place}, which does not exist; name their place with --data")
-    images, _ = scan(find_images(place, image_root))
+    images, _ = scan(find_images(place, root))
     if images.fingerprint != fingerprint:
         raise InputError(
             f"the images in {place} are not those that {run} was trained on: some were added, removed or changed; "

@@ -19,14 +19,18 @@ PLAN = ViewPlan(views=(ViewSpec(size=32), ViewSpec(size=48)))
 def equal(one: Batch, two: Batch) -> bool:
     return (
         all(torch.equal(a, b) for a, b in zip(one.views, two.views, strict=True))
-        and all(torch.equal(a.box, b.box) and torch.equal(a.flip, b.flip) for a, b in zip(one.crops, two.crops, strict=True))
+        and all(
+            torch.equal(a.box, b.box) and torch.equal(a.flip, b.flip) for a, b in zip(one.crops, two.crops, strict=True)
+        )
         and all(torch.equal(a.factors, b.factors) for a, b in zip(one.colours, two.colours, strict=True))
         and torch.equal(one.index, two.index)
         and (one.epoch, one.step) == (two.epoch, two.step)
     )
 
 
-def batches(images: ImageList, first: int, last: int, workers: int = 0, rank: int = 0, processes: int = 1) -> list[Batch]:
+def batches(
+    images: ImageList, first: int, last: int, workers: int = 0, rank: int = 0, processes: int = 1
+) -> list[Batch]:
     sampler = StepSampler(EpochPlan(len(images), 8, seed=3), first, last, rank, processes)
     return list(make_loader(images, PLAN, sampler, 3, workers))
 

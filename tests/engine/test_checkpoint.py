@@ -36,7 +36,7 @@ def test_a_full_disk_ends_in_a_sentence_and_spares_the_checkpoint(tmp_path: Path
     """A real full device in the place of the partial file."""
     save_checkpoint(tmp_path, 1, {"step": 1}, keep=1)
     (tmp_path / f".step-000000002.ckpt.{os.getpid()}.partial").symlink_to("/dev/full")
-    with pytest.raises(InputError, match="cannot write .*No space left on device"):
+    with pytest.raises(InputError, match=r"cannot write .*No space left on device"):
         save_checkpoint(tmp_path, 2, {"w": torch.zeros(100_000)}, keep=1)
     assert [step for step, _ in list_checkpoints(tmp_path)] == [1]
 

@@ -10,13 +10,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from method_variants import VARIANTS, batch_of, method_of
 from regionssl.backbones.norm import sync_batch_norm
 from regionssl.build import trainable
 from regionssl.data.batch import Batch
 from regionssl.data.images import ImageList, find_images
 from regionssl.engine.distributed import Processes, average_running_statistics
 from regionssl.methods.base import Method, Progress, World
+
+from method_variants import VARIANTS, batch_of, method_of
 
 STEPS, IMAGES = 2, 8
 
@@ -83,4 +84,6 @@ def test_two_processes_equal_one(variant: str, two_processes: Path, images: Imag
     assert state.keys() == result["state"].keys()
     for name, tensor in state.items():
         if "num_batches_tracked" not in name:
-            torch.testing.assert_close(result["state"][name], tensor, rtol=5e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                result["state"][name], tensor, rtol=5e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )

@@ -30,8 +30,8 @@ class Stored(nn.Module):
 
 
 def crops_of(tlhw: np.ndarray) -> Crops:
-    t, l, h, w = torch.from_numpy(tlhw).double().unbind(1)
-    return Crops(torch.stack([l, t, l + w, t + h], 1), torch.zeros(len(tlhw), dtype=torch.bool), 224)
+    top, left, height, width = torch.from_numpy(tlhw).double().unbind(1)
+    return Crops(torch.stack([left, top, left + width, top + height], 1), torch.zeros(len(tlhw), dtype=torch.bool), 224)
 
 
 def batch_of(crops: list[Crops]) -> Batch:

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from method_variants import VARIANTS, batch_of, method_of
 from regionssl.build import trainable
 from regionssl.data.images import ImageList
 from regionssl.geometry import to_image
 from regionssl.methods.base import Method, Progress
 from regionssl.methods.momentum import rising_momentum
+
+from method_variants import VARIANTS, batch_of, method_of
 
 variants = pytest.mark.parametrize("variant", VARIANTS)
 

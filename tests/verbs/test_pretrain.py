@@ -69,7 +69,10 @@ def test_a_run_leaves_what_the_docs_say(finished: Path) -> None:
 def test_the_weights_load_in_one_line(finished: Path) -> None:
     maps = load_backbone(finished)(torch.zeros(1, 3, 64, 64))
     assert {name: tuple(m.shape[2:]) for name, m in maps.items()} == {
-        "c2": (16, 16), "c3": (8, 8), "c4": (4, 4), "c5": (2, 2)
+        "c2": (16, 16),
+        "c3": (8, 8),
+        "c4": (4, 4),
+        "c5": (2, 2),
     }
 
 
@@ -153,7 +156,9 @@ def test_the_shell_gets_exit_code_2_and_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_dry_run_explains_and_trains_nothing(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_dry_run_explains_and_trains_nothing(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     monkeypatch.setattr("regionssl.verbs.cost.SECONDS", 1.0)
     pretrain(scenes, tmp_path / "run", recipe=TINY, dry_run=True)
     text = capsys.readouterr().out
@@ -216,9 +221,7 @@ def test_twenty_kills(scenes: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_stop_saves_and_says_how_to_go_on(
-    scenes: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_polite_stop_saves_and_says_how_to_go_on(scenes: Path, tmp_path: Path, number: signal.Signals) -> None:
     run = tmp_path / "run"
     process = start(scenes, run, "--epochs", "1000", "--save-every", "100000")
     while not (run / "log.jsonl").exists() or (run / "log.jsonl").stat().st_size < 1000:
