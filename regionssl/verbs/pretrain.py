@@ -169,7 +169,7 @@ def launch(job: Job) -> Fabric:
         devices=job.devices,
         num_nodes=job.nodes,
         strategy=DDPStrategy(broadcast_buffers=False) if processes > 1 else "auto",
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
     )
     fabric.launch()
     return fabric
@@ -186,7 +186,7 @@ def build_trainer(job: Job, fabric: Fabric, fresh: bool = True) -> Trainer:
     if method.synchronised and world.size > 1:
         sync_batch_norm(method, world, job.device)
     if training.channels_last:
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        method.to(memory_format=torch.channels_last)
     if training.compile:
         for child in method.children():
             child.compile()
