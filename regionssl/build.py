@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator
 from torch import nn
 
 from regionssl.backbones.encoder import Encoder, EncoderConfig
@@ -54,7 +54,7 @@ class About(Config):
     data: str
     source: str
     score: str
-    departures: dict[str, str] = {}
+    departures: dict[str, str] = Field(default_factory=dict)
 
 
 class RunConfig(Config):

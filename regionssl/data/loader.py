@@ -1,8 +1,8 @@
 """From the image list to batches, the same whatever the number of workers and processes, from any step on.
 
-The order of an epoch is one counted permutation. Step ``s`` of the run takes a fixed stretch of it, each process a fixed
-share of that stretch, and a sample's crops and colours are counted by (seed, epoch, image). So there is nothing to save
-but the step.
+The order of an epoch is one counted permutation. Step ``s`` of the run takes a fixed stretch of it, each process a
+fixed share of that stretch, and a sample's crops and colours are counted by (seed, epoch, image). So there is nothing
+to save but the step.
 """
 
 from __future__ import annotations

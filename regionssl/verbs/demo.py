@@ -52,7 +52,7 @@ def demo(
     console.print("3/4  export for torchvision, pictures")
     exported = export(run, "torchvision", out / "resnet18-torchvision.safetensors")
     show(run, out / "pictures")
-    console.print(f"4/4  linear pixel probe of frozen features on {labelled} labelled scenes")
+    console.print(f"4/4  linear pixel probe of frozen features, {labelled} labelled scenes")
     before, after = probe(start_of(run), labelled), probe(load_backbone(run, ("c3", "c4")), labelled)
     report(before, after, console)
     console.print(
