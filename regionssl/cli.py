@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
@@ -25,12 +26,22 @@ for verb in (pretrain, recipes, export, show, demo):
     app.command(help=(verb.__doc__ or "").partition("\n\n")[0])(verb)
 
 
+# Failures of the machine's storage that can strike any write.
+_OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
 def main() -> None:
-    """Run the command line; an :class:`InputError` ends it with a sentence and exit code 2."""
+    """Run the command line; what the user or the machine can mend ends it with a sentence and exit code 2."""
     try:
         app()
     except InputError as error:
         print(f"regionssl: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _OUTSIDE:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        print(f"regionssl: {error.strerror}{place}; the last checkpoint, if there is one, is whole", file=sys.stderr)
         sys.exit(2)
 
 

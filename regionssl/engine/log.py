@@ -48,7 +48,7 @@ class JsonLines:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        if path.exists():
+        if path.is_file():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) < step]
             partial = path.with_name(f".{path.name}.partial")
             partial.write_text("".join(f"{line}\n" for line in kept))

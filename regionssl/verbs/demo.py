@@ -41,7 +41,7 @@ def demo(
     Returns:
         The pixel probe of the backbone as it was at the start, and after pre-training.
     """
-    console, started = Console(), time.perf_counter()
+    console, started, out = Console(), time.perf_counter(), Path(out)
     run, images = out / "run", out / "scenes"
     for old in (run, images):
         shutil.rmtree(old, ignore_errors=True)

@@ -54,6 +54,7 @@ def export(
     Raises:
         InputError: something given cannot be used, or the check failed; files of an earlier export are then unchanged.
     """
+    run, out = Path(run), Path(out)
     if to not in TARGETS:
         raise InputError(f"--to {to}: no such target{nearest(to, TARGETS)}")
     check_place(out)

@@ -92,6 +92,7 @@ def pretrain(
     Raises:
         InputError: something given cannot be used; nothing is lost.
     """
+    data, out = Path(data), Path(out)
     settings = {
         "backbone.name": backbone,
         "training.epochs": epochs,

@@ -65,7 +65,7 @@ def show(
     Raises:
         InputError: something given cannot be used.
     """
-    console = Console()
+    console, source, out = Console(), Path(source), Path(out)
     is_run = (source / CONFIG).is_file() and (source / FACTS).is_file()
     if samples < 1:
         raise InputError(f"--samples counts from 1, got {samples}")

@@ -213,6 +213,42 @@ def test_killed_runs_end_with_the_same_weights(finished: Path, scenes: Path, tmp
     assert same(finished, tmp_path / "run")
 
 
+@pytest.mark.parametrize("method", ["resim", "scrl"])
+def test_two_processes_of_the_command_line_equal_one(scenes: Path, tmp_path: Path, method: str) -> None:
+    """Grouped batch norm (ReSim) and synchronised batch norm (SCRL), launched by --devices 2."""
+    recipe = yaml.safe_load(Path(TINY).read_text())
+    if method == "scrl":
+        views = recipe["method"]["plan"]["views"]
+        recipe["method"] = {
+            "name": "scrl",
+            "hidden": 32,
+            "plan": {"views": views},
+            "boxes": {"boxes": 3, "min_size": 16},
+        }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    options = ["--recipe", str(tmp_path / "recipe.yaml"), "--device", "cpu", "--steps", "3"]
+    for name, devices in (("one", "1"), ("two", "2")):
+        process = start(scenes, tmp_path / name, *options, "--devices", devices)
+        output = process.communicate(timeout=120)[0].decode()
+        assert process.returncode == 0, output
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, tensor in one.items():
+        if "num_batches_tracked" not in name:
+            torch.testing.assert_close(two[name], tensor, rtol=5e-3, atol=2e-4)
+
+
+def test_a_full_disk_ends_in_a_sentence(scenes: Path, tmp_path: Path) -> None:
+    """The log of the run is a full device: the real error of the operating system, in the middle of training."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "log.jsonl").symlink_to("/dev/full")
+    process = start(scenes, run)
+    output = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 2, output
+    assert "No space left on device" in output
+    assert "Traceback" not in output
+
+
 @pytest.mark.long
 def test_twenty_kills(scenes: Path, tmp_path: Path) -> None:
     pretrain(scenes, tmp_path / "whole", recipe=TINY, epochs=40)
