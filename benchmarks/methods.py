@@ -50,8 +50,10 @@ def measure(name: str, options: argparse.Namespace, scenes: str) -> dict[str, An
     }
     config = load_config(RECIPES[name], settings, options.set, options.size)
     images, scanned = scan(find_images(Path(scenes)), cache=Path(scenes) / "cache")
-    resolved = resolve(config.training, config.method, config.optimiser, len(images), device, 1, 1)
-    config = config.model_copy(update={"training": resolved.training, "method": resolved.method})
+    resolved = resolve(config.training, config.method, config.optimiser, config.schedule, len(images), device, 1, 1)
+    config = config.model_copy(
+        update={"training": resolved.training, "method": resolved.method, "schedule": resolved.schedule}
+    )
     job = Job(config, resolved, images, scanned, None, "random", Path(scenes), device, 1, 1)
     trainer = build_trainer(job, launch(job))
     batches = list(trainer.loader(2))

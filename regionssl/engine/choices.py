@@ -10,6 +10,7 @@ import torch
 
 from regionssl.data.loader import EpochPlan
 from regionssl.engine.optim import OptimiserConfig, peak_learning_rate
+from regionssl.engine.schedule import ScheduleConfig
 from regionssl.engine.train import TrainingConfig
 from regionssl.errors import InputError
 from regionssl.methods.base import MethodConfig
@@ -137,6 +138,13 @@ def choose_micro_batch(
     return training.model_copy(update={"micro_batch": size}), method, choices
 
 
+def choose_warmup(schedule: ScheduleConfig, epochs: float) -> Choice:
+    """A warm-up of at most a tenth of the run."""
+    length = min(schedule.warmup_epochs, 0.1 * epochs)
+    reason = "as in the recipe" if length == schedule.warmup_epochs else f"a tenth of the run's {epochs:.4g} epochs"
+    return Choice("schedule.warmup_epochs", length, schedule.warmup_epochs, reason)
+
+
 @dataclass(frozen=True)
 class Resolved:
     """A run's settings with nothing left open.
@@ -147,6 +155,7 @@ class Resolved:
 
     training: TrainingConfig
     method: MethodConfig
+    schedule: ScheduleConfig
     epochs: EpochPlan
     total_steps: int
     peak_lr: float
@@ -157,6 +166,7 @@ def resolve(
     training: TrainingConfig,
     method: MethodConfig,
     optimiser: OptimiserConfig,
+    schedule: ScheduleConfig,
     images: int,
     device: torch.device,
     devices: int,
@@ -212,4 +222,8 @@ def resolve(
                 f"scaled from batch {optimiser.reference_batch} to {training.batch_size}",
             )
         )
-    return Resolved(training, method, epochs, total, peak, choices)
+    warmup = choose_warmup(schedule, total / epochs.steps_per_epoch)
+    if warmup.value != warmup.recipe:
+        choices.append(warmup)
+        schedule = schedule.model_copy(update={"warmup_epochs": warmup.value})
+    return Resolved(training, method, schedule, epochs, total, peak, choices)

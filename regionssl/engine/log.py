@@ -13,8 +13,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 def memory_mib(device: torch.device) -> float:
@@ -97,28 +99,29 @@ class RunLog:
         self.lines = JsonLines(folder / "log.jsonl", first_step) if folder else None
         self.board = _tensorboard(folder, first_step) if folder else None
         self.console = Console(quiet=quiet)
-        self.bar: Progress | None = None
         self.first_step = first_step
+        self.live: Live | None = None
+        self.terms = Text(overflow="ellipsis", no_wrap=True)
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]:.2f}"),
+            BarColumn(20),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[pace]}"),
+        )
 
     def __enter__(self) -> Self:
         if self.console.is_terminal and not self.console.quiet:
-            self.bar = Progress(
-                TextColumn("epoch {task.fields[epoch]:.2f}"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
-                console=self.console,
-            )
-            self.bar.add_task("steps", total=self.total_steps, completed=self.first_step, epoch=0.0, text="")
-            self.bar.start()
+            self.bar.add_task("steps", total=self.total_steps, completed=self.first_step, epoch=0.0, pace="")
+            self.live = Live(Group(self.bar, self.terms), console=self.console)
+            self.live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar:
-            self.bar.stop()
+        if self.live:
+            self.live.stop()
         if self.lines:
             self.lines.close()
         if self.board:
@@ -132,13 +135,14 @@ class RunLog:
             for name, value in record.items():
                 if isinstance(value, (int, float)) and name != "step":
                     self.board.add_scalar(name, value, record["step"])
-        text = _terms(record)
-        if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=record["step"] + 1, epoch=record["epoch"], text=text)
+        terms, pace = _terms(record), _pace(record)
+        if self.live:
+            self.terms.plain = terms
+            self.bar.update(self.bar.task_ids[0], completed=record["step"] + 1, epoch=record["epoch"], pace=pace)
         else:
             eta = (self.total_steps - record["step"] - 1) * record["seconds_per_step"]
             self.console.print(
-                f"step {record['step'] + 1}/{self.total_steps}  epoch {record['epoch']:.2f}  {text}  "
+                f"step {record['step'] + 1}/{self.total_steps}  epoch {record['epoch']:.2f}  {terms}  {pace}  "
                 f"left {duration(eta)}",
                 highlight=False,
                 soft_wrap=True,
@@ -155,11 +159,12 @@ MEASURES = {"step", "epoch", "images_per_second", "data_wait", "memory_mib", "lr
 
 
 def _terms(record: Mapping[str, Any]) -> str:
-    terms = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in MEASURES)
-    return (
-        f"{terms}  {record['images_per_second']:.1f} img/s  waiting {100 * record['data_wait']:.0f}%  "
-        f"{record['memory_mib']:.0f} MiB"
-    )
+    return "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in MEASURES)
+
+
+def _pace(record: Mapping[str, Any]) -> str:
+    speed, waiting = record["images_per_second"], 100 * record["data_wait"]
+    return f"{speed:.1f} img/s  waiting {waiting:.0f}%  {record['memory_mib']:.0f} MiB"
 
 
 def duration(seconds: float) -> str:

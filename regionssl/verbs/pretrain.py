@@ -114,8 +114,12 @@ def pretrain(
     check_folder(out, resume, dry_run)
     images, scanned = scan(find_images(data, image_root))
     console.print("\n".join(scanned.lines()), highlight=False, markup=False)
-    resolved = resolve(config.training, config.method, config.optimiser, len(images), place, devices, nodes)
-    config = config.model_copy(update={"training": resolved.training, "method": resolved.method})
+    resolved = resolve(
+        config.training, config.method, config.optimiser, config.schedule, len(images), place, devices, nodes
+    )
+    config = config.model_copy(
+        update={"training": resolved.training, "method": resolved.method, "schedule": resolved.schedule}
+    )
     init = init or (_recorded_init(out) if resume else "random")
     job = Job(config, resolved, images, scanned, image_root, init, out, place, devices, nodes)
     announce(job, console, source)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from regionssl.engine.choices import choose_device, choose_group_size, choose_queue, resolve
 from regionssl.engine.optim import OptimiserConfig
+from regionssl.engine.schedule import ScheduleConfig
 from regionssl.engine.train import TrainingConfig
 from regionssl.errors import InputError
 from regionssl.methods.byol import ByolConfig
@@ -16,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def settle(training: TrainingConfig, method, images: int = 1000, devices: int = 1):
-    return resolve(training, method, OptimiserConfig(lr=0.03), images, CPU, devices, 1)
+    return resolve(training, method, OptimiserConfig(lr=0.03), ScheduleConfig(warmup_epochs=5), images, CPU, devices, 1)
 
 
 @given(wanted=st.integers(1, 70000), images=st.integers(1, 100000), batch=st.integers(1, 512))
@@ -57,6 +58,13 @@ def test_learning_rate_is_scaled_and_said() -> None:
     resolved = settle(TrainingConfig(batch_size=64), MocoConfig())
     assert resolved.peak_lr == pytest.approx(0.0075)
     assert any("peak learning rate" in str(choice) for choice in resolved.choices)
+
+
+def test_a_short_run_has_a_short_warm_up_and_is_told() -> None:
+    resolved = settle(TrainingConfig(batch_size=100, steps=40), MocoConfig())
+    assert resolved.schedule.warmup_epochs == pytest.approx(0.4)
+    assert any("a tenth of the run" in str(choice) for choice in resolved.choices)
+    assert settle(TrainingConfig(batch_size=100, epochs=50), MocoConfig()).schedule.warmup_epochs == 5
 
 
 def test_steps_and_epochs() -> None:
