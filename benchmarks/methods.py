@@ -61,7 +61,7 @@ def measure(name: str, options: argparse.Namespace, scenes: str) -> dict[str, An
     seconds = []
     for step in range(options.warm_up + options.steps):
         start = time.perf_counter()
-        trainer.train_step(fresh(batches[step % len(batches)]))
+        trainer.train_step(batches[step % len(batches)])
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
@@ -78,11 +78,6 @@ def measure(name: str, options: argparse.Namespace, scenes: str) -> dict[str, An
         "mib_per_image": peak / options.batch_size,
         "precision": resolved.training.precision,
     }
-
-
-def fresh(batch: Any) -> Any:
-    """The batch with a list of views of its own, since colours replace its items."""
-    return type(batch)(**{**batch.__dict__, "views": list(batch.views)})
 
 
 def child(name: str, options: argparse.Namespace, scenes: str, results: Any) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from regionssl.backbones.encoder import EncoderConfig
 from regionssl.build import About, RunConfig, make_method, parse_method
-from regionssl.data.batch import Batch
+from regionssl.data.batch import Batch, coloured
 from regionssl.data.images import ImageList
 from regionssl.data.loader import Collate, Sample, ViewDataset
-from regionssl.data.photometric import apply
 from regionssl.engine.optim import OptimiserConfig
 from regionssl.engine.schedule import ScheduleConfig
 from regionssl.methods.base import Method, World
@@ -67,8 +65,4 @@ def batch_of(variant: str, images: ImageList, first: int = 0, count: int = 8, st
     plan = config_of(variant).method.plan
     dataset, collate = ViewDataset(images, plan, seed=0), Collate(plan, seed=0)
     batch = collate([dataset[Sample(i % len(images), 0, step)] for i in range(first, first + count)])
-    views = [
-        apply(view, draws, spec.colour)
-        for view, draws, spec in zip(batch.views, batch.colours, plan.views, strict=True)
-    ]
-    return replace(batch, views=views)
+    return coloured(batch, plan)

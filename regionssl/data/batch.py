@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from regionssl.data.photometric import ColourDraws
+from regionssl.data.photometric import ColourDraws, apply
+from regionssl.data.views import ViewPlan
 from regionssl.geometry import Crops
 
 
@@ -73,3 +74,9 @@ class Batch:
             crops=[Crops(c.box.pin_memory(), c.flip.pin_memory(), c.size) for c in self.crops],
             index=self.index.pin_memory(),
         )
+
+
+def coloured(batch: Batch, plan: ViewPlan) -> Batch:
+    """The batch with its colour draws applied: views float32, normalised, on the device where they are."""
+    coloured_views = zip(batch.views, batch.colours, plan.views, strict=True)
+    return replace(batch, views=[apply(view, draws, spec.colour) for view, draws, spec in coloured_views])

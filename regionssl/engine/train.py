@@ -17,10 +17,9 @@ from torch.utils.data import DataLoader
 from regionssl import counted
 from regionssl.config import Config
 from regionssl.counted import Stream
-from regionssl.data.batch import Batch
+from regionssl.data.batch import Batch, coloured
 from regionssl.data.images import ImageList
 from regionssl.data.loader import EpochPlan, StepSampler, make_loader
-from regionssl.data.photometric import apply
 from regionssl.data.views import ViewPlan
 from regionssl.engine.checkpoint import save_checkpoint
 from regionssl.engine.distributed import average_running_statistics
@@ -108,7 +107,7 @@ class Trainer:
     def train_step(self, batch: Batch) -> Terms:
         """One step: colours, targets, the parts' losses, the optimiser, and what the method does afterwards."""
         torch.manual_seed(counted.integer(self.config.seed, Stream.STEP, self.step, self.world.rank))
-        batch = self.colour(batch.to(self.fabric.device))
+        batch = coloured(batch.to(self.fabric.device), self.plan)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         with self.fabric.autocast():
@@ -132,12 +131,6 @@ class Trainer:
         self.pending = (self.world.mean(terms["loss"]), terms, batch.index, self.step)
         self.step += 1
         return terms
-
-    def colour(self, batch: Batch) -> Batch:
-        """The batch with its colours drawn in: float32, normalised."""
-        for view, spec in enumerate(self.plan.views):
-            batch.views[view] = apply(batch.views[view], batch.colours[view], spec.colour)
-        return batch
 
     def check_finite(self) -> None:
         """Stop if the loss of the last step is not finite; read one step late so that the device is not waited for.

@@ -23,9 +23,9 @@ from regionssl.export.run_weights import load_backbone
 from regionssl.methods.base import World
 from regionssl.verbs.export import export
 from regionssl.verbs.pretrain import pretrain
-from regionssl.verbs.show import show
+from regionssl.verbs.show import show, take_statistics
 
-RECIPE = "resim_fpn_small"
+RECIPE = "resim_fpn_demo"
 SIZE = 128
 NAMES = ("background", *CLASSES)
 
@@ -48,7 +48,7 @@ def demo(
     console.print(f"1/4  {scenes} generated scenes -> {images}")
     write_scenes(images, scenes, labels=False)
     console.print(f"2/4  pre-training: {RECIPE}, {steps} steps -> {run}")
-    pretrain(images, run, recipe=RECIPE, steps=steps, size=96, set=["training.log_every=50"])
+    pretrain(images, run, recipe=RECIPE, steps=steps)
     console.print("3/4  export for torchvision, pictures")
     exported = export(run, "torchvision", out / "resnet18-torchvision.safetensors")
     show(run, out / "pictures")
@@ -67,11 +67,9 @@ def start_of(run: Path) -> Encoder:
     start = make_method(config, World(), config.training.seed, "random").backbone
     encoder = Encoder(config.backbone, size=SIZE, maps=("c3", "c4"))
     encoder.body.load_state_dict(start.body.state_dict(), strict=False)
-    encoder.train()
     with torch.no_grad():
-        for first in range(0, 256, 64):
-            encoder(normalise(torch.stack([picture(i)[0] for i in range(first, first + 64)]).float() / 255))
-    return encoder.eval()
+        take_statistics(encoder, normalise(torch.stack([picture(i)[0] for i in range(100)]).float() / 255))
+    return encoder
 
 
 def picture(index: int) -> Picture:

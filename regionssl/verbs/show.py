@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from regionssl.backbones.encoder import Encoder
 from regionssl.build import RunConfig, load_config, make_method
-from regionssl.data.batch import Batch
+from regionssl.data.batch import Batch, coloured
 from regionssl.data.images import ImageList, find_images, scan
 from regionssl.data.loader import EpochPlan, StepSampler, make_loader
-from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD, apply, normalise
+from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD, normalise
 from regionssl.data.views import CropDraw, ViewSpec, centred_crop, cut
 from regionssl.engine.log import MEASURES, read_log
 from regionssl.errors import InputError
@@ -157,13 +157,12 @@ def first_batch(config: RunConfig, images: ImageList, samples: int) -> Batch:
 
 def draw_views(subject: Subject, method: Method, batch: Batch) -> Image.Image:
     """The views of a batch, coloured as the network sees them, with the regions that the method matches."""
-    policies = [spec.colour for spec in subject.config.method.plan.views]
-    coloured = [apply(*parts) for parts in zip(batch.views, batch.colours, policies, strict=True)]
+    seen = coloured(batch, subject.config.method.plan)
     positions = batch.index.tolist()
     return views_figure(
         images=[subject.images.load(index) for index in positions],
         crops=batch.crops,
-        views=[to_pixels(view) for view in coloured],
+        views=[to_pixels(view) for view in seen.views],
         matches=method.matches(batch),
         names=[subject.images.names[index] for index in positions],
         title=f"{subject.name}: views and matched regions of {subject.config.method.name}, step 0",
