@@ -93,5 +93,6 @@ def load_backbone(run: str | Path, maps: tuple[str, ...] = ("c2", "c3", "c4", "c
     run = Path(run)
     card, tensors = read_card(run), read_tensors(run)
     encoder = Encoder(EncoderConfig.model_validate(card["backbone"]), size=card["size"], maps=maps)
-    encoder.body.load_state_dict(part(tensors, "backbone"))
+    kept = {key: tensor for key, tensor in part(tensors, "backbone").items() if key not in encoder.pruned}
+    encoder.body.load_state_dict(kept)
     return encoder.eval()

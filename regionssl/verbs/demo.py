@@ -32,9 +32,9 @@ NAMES = ("background", *CLASSES)
 
 def demo(
     out: Annotated[Path, typer.Option(help="folder for everything that the demo makes")] = Path("demo-out"),
-    scenes: Annotated[int, typer.Option(help="unlabelled scenes to pre-train on")] = 1500,
-    steps: Annotated[int, typer.Option(help="pre-training steps")] = 500,
-    labelled: Annotated[int, typer.Option(help="labelled scenes for the probe; half as many to score it")] = 200,
+    scenes: Annotated[int, typer.Option(help="unlabelled scenes to pre-train on")] = 800,
+    steps: Annotated[int, typer.Option(help="pre-training steps")] = 160,
+    labelled: Annotated[int, typer.Option(help="labelled scenes for the probe; half as many to score it")] = 100,
 ) -> tuple[ProbeResult, ProbeResult]:
     """Generate scenes, pre-train ReSim on them, and measure whether that helped.
 

@@ -26,7 +26,12 @@ def test_the_readme_names_what_there_is() -> None:
 def test_the_demo_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = demo(tmp_path / "demo", scenes=32, steps=3, labelled=8)
     assert before.per_class.keys() == after.per_class.keys() == set(NAMES)
-    for name in ("run/weights.safetensors", "resnet18-torchvision.safetensors", "pictures/views.png", "pictures/features.png"):
+    for name in (
+        "run/weights.safetensors",
+        "resnet18-torchvision.safetensors",
+        "pictures/views.png",
+        "pictures/features.png",
+    ):
         assert (tmp_path / "demo" / name).is_file()
     assert "On these scenes pre-training" in capsys.readouterr().out
 

@@ -76,6 +76,13 @@ def test_the_weights_load_in_one_line(finished: Path) -> None:
     }
 
 
+def test_a_part_of_the_maps_loads_too(finished: Path) -> None:
+    whole, part = load_backbone(finished), load_backbone(finished, ("c3",))
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(part(image)["c3"], whole(image)["c3"])
+    assert set(part(image)) == {"c3"}
+
+
 def test_the_resolved_config_repeats_the_run(finished: Path, scenes: Path, tmp_path: Path) -> None:
     pretrain(scenes, tmp_path / "again", recipe=str(finished / "config.yaml"))
     assert same(finished, tmp_path / "again")
