@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from functools import partial
 from typing import Any, Literal
 
 import timm
@@ -140,10 +141,14 @@ def pool(features: Tensor) -> Tensor:
 
 def timm_model(config: EncoderConfig, pretrained: bool = False) -> Any:
     """The whole timm model without its classifier; with ``pretrained``, timm fetches its published weights."""
-    options: dict[str, Any] = dict(_ANY_SIZE.get(_family(config.name), {}))
-    if config.drop_path:
-        options["drop_path_rate"] = config.drop_path
-    return timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+    options = _ANY_SIZE.get(_family(config.name), {})
+    make = partial(timm.create_model, config.name, pretrained=pretrained, num_classes=0, **options)
+    try:
+        return make(drop_path_rate=config.drop_path)
+    except TypeError as error:
+        if config.drop_path or "drop_path_rate" not in str(error):
+            raise InputError(f"timm cannot make {config.name} with drop_path {config.drop_path}: {error}") from error
+        return make()
 
 
 def _family(name: str) -> str:
