@@ -6,6 +6,7 @@ from regionssl.verbs.demo import demo
 from regionssl.verbs.export import export
 from regionssl.verbs.pretrain import pretrain
 from regionssl.verbs.recipes import recipes
+from regionssl.verbs.regions import find_regions
 from regionssl.verbs.show import show
 
-__all__ = ["InputError", "demo", "export", "load_backbone", "pretrain", "recipes", "show"]
+__all__ = ["InputError", "demo", "export", "find_regions", "load_backbone", "pretrain", "recipes", "show"]

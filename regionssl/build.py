@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from regionssl.backbones.encoder import Encoder, EncoderConfig
 from regionssl.backbones.weights import initialise
 from regionssl.config import Config, override, parse, parse_overrides, read_yaml
 from regionssl.counted import Stream, integer
+from regionssl.data.contents import content_digests, stamp
+from regionssl.data.image_list import ImageList
+from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD
+from regionssl.data.samples import RegionSource
 from regionssl.engine.optim import OptimiserConfig
 from regionssl.engine.schedule import ScheduleConfig
 from regionssl.engine.train import TrainingConfig
@@ -21,10 +25,24 @@ from regionssl.errors import InputError, nearest
 from regionssl.methods.base import Method, MethodConfig, World
 from regionssl.methods.byol import Byol
 from regionssl.methods.moco import Moco
+from regionssl.methods.orl import Orl
+from regionssl.methods.plrc import Plrc
+from regionssl.methods.r2o import CLEAN, OFFICIAL, R2o
 from regionssl.methods.resim import C4, ReSim
 from regionssl.methods.scrl import Scrl
+from regionssl.regions.kinds import settings_of
+from regionssl.regions.sources import SourceConfig, make_source
+from regionssl.regions.store import StoredLabels, check_contents, open_store
 
-METHODS: dict[str, type[Method]] = {"moco": Moco, "byol": Byol, "resim": ReSim, "scrl": Scrl}
+METHODS: dict[str, type[Method]] = {
+    "moco": Moco,
+    "byol": Byol,
+    "resim": ReSim,
+    "scrl": Scrl,
+    "plrc": Plrc,
+    "orl": Orl,
+    "r2o": R2o,
+}
 
 # Named sets of settings of a method, over its defaults: ``method: {name: scrl, preset: official}``.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
@@ -33,7 +51,12 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("resim", "c4"): {"levels": [C4.model_dump()]},
     ("scrl", "official"): {"normalise_over": "process", "target_init": "independent"},
     ("byol", "official_scrl"): {"joint_views": True, "target_init": "independent"},
-    ("byol", "official_orl"): {"joint_views": False, "target_init": "copy"},
+    ("byol", "official_orl"): {"joint_views": False, "target_init": "copy", "head_init": "kaiming_fan_in"},
+    ("orl", "official"): {},
+    ("r2o", "official"): OFFICIAL,
+    ("r2o", "clean"): CLEAN,
+    ("plrc", "R"): {},
+    ("plrc", "P"): {"slots": 16, "intra_image": True, "prototypes": 0, "affinity_scale": 1.0, "centre_momentum": None},
 }
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -159,6 +182,41 @@ def make_method(config: RunConfig, world: World, seed: int, init: str) -> Method
     method: Method = constructor(config.method, make_encoder, world)
     torch.set_rng_state(state)
     return method
+
+
+def make_regions(method: MethodConfig, names: Sequence[str], images: ImageList | None = None) -> RegionSource | None:
+    """What labels the images, if the method's views come with region labels.
+
+    Args:
+        names: of the images, by position.
+        images: the images themselves, needed for regions from a store.
+
+    Raises:
+        InputError: a library or label files are missing, a store is of other images or settings, or the method knows
+            no regions.
+    """
+    if not method.plan.wants_regions:
+        return None
+    source: SourceConfig | None = getattr(method, "source", None)
+    if source is None:
+        raise InputError(f"{method.name} uses no region labels; leave `regions` out of its views")
+    if source.store is not None or source.kind == "store":
+        return stored_regions(source, images)
+    return make_source(source, names, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def stored_regions(source: SourceConfig, images: ImageList | None) -> RegionSource:
+    """Label maps read from a store, once it is sure that they are of these images as they are now.
+
+    Raises:
+        InputError: there is no such store, it is unfinished, or of other images, settings or content.
+    """
+    if source.store is None or images is None:
+        raise InputError("regions of kind store need the folder of the store: --set method.source.store=STORE")
+    settings = None if source.kind == "store" else settings_of(source)
+    store = open_store(source.store, images.fingerprint, "labels", settings)
+    check_contents(store, images.names, stamp(images), lambda: content_digests(images))
+    return StoredLabels(store)
 
 
 def trainable(method: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -12,6 +12,7 @@ from regionssl.verbs.demo import demo
 from regionssl.verbs.export import export
 from regionssl.verbs.pretrain import pretrain
 from regionssl.verbs.recipes import recipes
+from regionssl.verbs.regions import find_regions
 from regionssl.verbs.show import show
 
 app = typer.Typer(
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 for verb in (pretrain, recipes, export, show, demo):
     app.command(help=(verb.__doc__ or "").partition("\n\n")[0])(verb)
+# From Python the verb has another name: regionssl.regions is a package.
+app.command("regions", help=(find_regions.__doc__ or "").partition("\n\n")[0])(find_regions)
 
 
 # Failures of the machine's storage that can strike any write.

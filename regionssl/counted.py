@@ -30,6 +30,9 @@ class Stream(IntEnum):
     WEIGHTS = 7  # initial weights
     STEP = 8  # torch's own generator within a training step (dropout and the like)
     SCENES = 9  # generated scenes
+    POINTS = 10  # points in the regions of two views
+    CLUSTERS = 11  # first centres of a group
+    PATCHES = 12  # neighbour, boxes and pair of a sample
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,11 +116,101 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), torch.zeros_like(union))
 
 
+def corners(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4) given as left, top, width and height, as x0, y0, x1, y1."""
+    return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
+
+
 def clip(boxes: Tensor, size: float) -> Tensor:
     """Boxes (..., 4) cut to ``[0, size]``."""
     return boxes.clamp(0, size)
 
 
+def nearest(index: np.ndarray, cells: int, extent: int) -> np.ndarray:
+    """Which of ``extent`` places holds the centre of each place ``index`` (int64) of ``cells`` on the same axis."""
+    return (2 * index + 1) * extent // (2 * cells)
+
+
+def lattice_labels(
+    labels: np.ndarray, box: tuple[int, int, int, int], image: tuple[int, int], side: int, flip: bool
+) -> np.ndarray:
+    """A label map of a whole image read through a crop, at the centres of a square lattice (PLRC, equation 2.1).
+
+    Lattice cells take the image pixel under their centre, pixels the label under theirs. So the map may have any
+    resolution, also another one along each axis.
+
+    Args:
+        labels: (h, w) integers that cover the image.
+        box: the crop x0, y0, x1, y1 in whole image pixels.
+        image: width and height of the image, pixels.
+        side: cells of the lattice along each axis.
+        flip: mirror the lattice left to right.
+
+    Returns:
+        (side, side) int64.
+    """
+    places = np.arange(side, dtype=np.int64)
+    column, row = (
+        nearest(start + nearest(places, side, end - start), extent, size)
+        for start, end, extent, size in zip(box[:2], box[2:], image, labels.shape[::-1], strict=True)
+    )
+    lattice = labels[np.ix_(row, column[::-1] if flip else column)]
+    return lattice.astype(np.int64)
+
+
+def lattice_boxes(cells: Tensor, side: int, size: int) -> Tensor:
+    """Boxes (..., 4) float64, in pixels of a view of ``size``, of ``cells`` (row * side + column) of its lattice."""
+    column, row = (cells % side).double(), (cells // side).double()
+    return torch.stack([column, row, column + 1, row + 1], -1) * size / side
+
+
+def centre_fractions(crops: Crops, image_size: Tensor) -> Tensor:
+    """Crops by the centres of their corner pixels, as fractions from the image's first to last pixel (PLRC, 2.3).
+
+    Args:
+        image_size: (N, 2), width and height of the images, pixels.
+
+    Returns:
+        (N, 4) float64 x0, y0, x1, y1; x0 > x1 for a mirrored crop.
+    """
+    first, last = crops.box[:, :2], crops.box[:, 2:] - 1
+    x0, y0, x1, y1 = (torch.cat([first, last], 1) / (image_size - 1).repeat(1, 2)).unbind(1)
+    return torch.stack([torch.where(crops.flip, x1, x0), y0, torch.where(crops.flip, x0, x1), y1], 1)
+
+
+def bin_centres(boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Boxes (N, 4), perhaps mirrored, cut into ``side`` bins along each axis.
+
+    Returns:
+        (N, 2, side) centres along x and y, and (N, 2) signed width and height of a bin.
+    """
+    extent = (boxes[:, 2:] - boxes[:, :2]) / side
+    steps = torch.arange(side, device=boxes.device, dtype=boxes.dtype) + 0.5
+    return boxes[:, :2, None] + steps * extent[..., None], extent
+
+
 def to_cells(boxes: Tensor, stride: float) -> Tensor:
     """Boxes (..., 4) in view pixels as boxes in units of feature-map cells."""
     return boxes / stride
+
+
+def on_lattice(crops: Crops, whole: Crops, cells: int) -> Tensor:
+    """Crop rectangles (N, 4) float32 in cells of a lattice of ``cells`` x ``cells`` over the whole image.
+
+    As shares of the image, rounded to float32, times the cells: R2O's release counts the samples of its RoIAlign from
+    exactly these numbers (R2O, sections 2.4 and 4.5).
+    """
+    shares = to_view(crops.box[:, None], Crops(whole.box, whole.flip, 1))[:, 0]
+    return shares.float() * cells
+
+
+def cell_neighbours(points: int, cells: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """Between which of ``points`` pixels the centre of each of ``cells`` equal cells of the same extent lies.
+
+    Returns:
+        (cells,) int64 the pixels before and after (equal at the border), and (cells,) float64 the share of the latter.
+    """
+    centre = (torch.arange(cells, dtype=torch.float64, device=device) + 0.5) * points / cells
+    place = (centre - 0.5).clamp(min=0)
+    low = place.long()
+    return low, (low + 1).clamp(max=points - 1), place - low

@@ -17,7 +17,7 @@ ALLOWED = {
     "backbones": BASE | {"backbones"},
     "methods": BASE | {"data", "regions", "backbones", "methods"},
     "engine": BASE | {"data", "methods.base", "engine"},
-    "evaluation": BASE | {"data", "backbones", "engine", "evaluation"},
+    "evaluation": BASE | {"data", "regions", "backbones", "engine", "evaluation"},
     "export": BASE | {"data.photometric", "backbones", "export", "engine.checkpoint"},
     "report": BASE | {"report"},
     "build": BASE | {"data", "regions", "backbones", "methods", "engine", "evaluation", "export"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,11 @@ class Batch:
         first: position of the first image within the process's share of the global batch; not 0 in a later part.
         total: number of images in the process's share; larger than N when this is a part of it.
         failures: images that could not be read while this batch was made, with the reason.
+        regions: (N, G, G) int64 region labels on a lattice over each view, mirrored with it; None for a view that asks
+            for none; empty when no view does. A label denotes the same region in all views of an image.
+        image_size: (N, 2) float64, width and height of the upright images, pixels.
+        neighbour: (N,) int64, positions of the images that the last patch is cut from; None without patches. The crop
+            of that view is in pixels of this image.
     """
 
     views: list[Tensor]
@@ -40,6 +45,9 @@ class Batch:
     first: int
     total: int
     failures: tuple[tuple[int, str], ...] = ()
+    regions: list[Tensor | None] = field(default_factory=list)
+    image_size: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.float64))
+    neighbour: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -55,6 +63,9 @@ class Batch:
                 colours=[draws[rows] for draws in self.colours],
                 index=self.index[rows],
                 first=self.first + start,
+                regions=[labels if labels is None else labels[rows] for labels in self.regions],
+                image_size=self.image_size[rows],
+                neighbour=None if self.neighbour is None else self.neighbour[rows],
             )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -64,6 +75,8 @@ class Batch:
             views=[view.to(device, non_blocking=True) for view in self.views],
             crops=[crops.to(device, non_blocking=True) for crops in self.crops],
             index=self.index.to(device, non_blocking=True),
+            regions=[labels if labels is None else labels.to(device, non_blocking=True) for labels in self.regions],
+            image_size=self.image_size.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> Batch:
@@ -73,6 +86,8 @@ class Batch:
             views=[view.pin_memory() for view in self.views],
             crops=[Crops(c.box.pin_memory(), c.flip.pin_memory(), c.size) for c in self.crops],
             index=self.index.pin_memory(),
+            regions=[labels if labels is None else labels.pin_memory() for labels in self.regions],
+            image_size=self.image_size.pin_memory(),
         )
 
 

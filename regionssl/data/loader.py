@@ -13,19 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from regionssl import counted
 from regionssl.counted import Stream
 from regionssl.data.batch import Batch
-from regionssl.data.decode import UnreadableImage
 from regionssl.data.images import ImageList
-from regionssl.data.photometric import ColourDraws, draw, stack
-from regionssl.data.views import CropDraw, ViewPlan, cut, draw_crops
-from regionssl.geometry import Crops
-
-_REPLACEMENTS = 100
+from regionssl.data.patches import PatchSource
+from regionssl.data.samples import Collate, RegionSource, Sample, ViewDataset
+from regionssl.data.views import ViewPlan
 
 
 @dataclass(frozen=True)
@@ -64,15 +60,6 @@ class EpochPlan:
         return np.concatenate([taken, np.resize(order, missing)]) if missing else taken
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One image to be made: its position in the list, the epoch and the step."""
-
-    index: int
-    epoch: int
-    step: int
-
-
 class StepSampler(Sampler[list[Sample]]):
     """The samples of one process for the steps ``first`` to ``last - 1`` of a run."""
 
@@ -93,94 +80,25 @@ class StepSampler(Sampler[list[Sample]]):
             yield [Sample(int(i), epoch, step) for i in stretch[self.rank * share :][:share]]
 
 
-@dataclass(frozen=True)
-class Views:
-    """The views of one image: pixels (3, S, S) uint8, crops and colours per view, and the images that failed before.
-
-    Without pixels, none of a hundred replacements could be read either.
-    """
-
-    pixels: list[np.ndarray]
-    crops: list[CropDraw]
-    colours: list[ColourDraws]
-    sample: Sample
-    index: int
-    failures: tuple[tuple[int, str], ...]
-
-
-class ViewDataset(Dataset[Views]):
-    """Makes the views of an image; an unreadable image is replaced by a counted draw and reported."""
-
-    def __init__(self, images: ImageList, plan: ViewPlan, seed: int) -> None:
-        self.images, self.plan, self.seed = images, plan, seed
-
-    def __getitem__(self, sample: Sample) -> Views:
-        image, index, failures = self._load(sample)
-        if image is None:
-            return Views([], [], [], sample, index, tuple(failures.items()))
-        rng = counted.generator(self.seed, Stream.VIEWS, sample.index, sample.epoch)
-        crops = draw_crops(self.plan, image.width, image.height, rng)
-        pixels = [cut(image, crop, spec) for crop, spec in zip(crops, self.plan.views, strict=True)]
-        colours = [
-            draw(spec.colour, counted.generator(self.seed, Stream.COLOURS, sample.index, sample.epoch, view))
-            for view, spec in enumerate(self.plan.views)
-        ]
-        return Views(pixels, crops, colours, sample, index, tuple(failures.items()))
-
-    def _load(self, sample: Sample) -> tuple[Image.Image | None, int, dict[int, str]]:
-        """The sample's image, or the first readable of its counted replacements; its position; what failed, and why."""
-        failures: dict[int, str] = {}
-        index = sample.index
-        for attempt in range(_REPLACEMENTS):
-            if index not in failures:
-                try:
-                    return self.images.load(index), index, failures
-                except UnreadableImage as error:
-                    failures[index] = str(error)
-            replacement = counted.integer(self.seed, Stream.REPLACEMENT, sample.index, sample.epoch, attempt)
-            index = replacement % len(self.images)
-        return None, index, failures
-
-
-@dataclass(frozen=True)
-class Collate:
-    """Turns the views of some images into a :class:`Batch`, without views if an image had no readable replacement."""
-
-    plan: ViewPlan
-    seed: int
-
-    def __call__(self, items: list[Views]) -> Batch:
-        complete = all(item.pixels for item in items)
-        numbers = range(len(self.plan.views)) if complete else ()
-        return Batch(
-            views=[torch.from_numpy(np.stack([item.pixels[v] for item in items])) for v in numbers],
-            crops=[_crops([item.crops[v] for item in items], self.plan.views[v].size) for v in numbers],
-            colours=[stack([item.colours[v] for item in items]) for v in numbers],
-            index=torch.tensor([item.index for item in items]),
-            seed=self.seed,
-            epoch=items[0].sample.epoch,
-            step=items[0].sample.step,
-            first=0,
-            total=len(items),
-            failures=tuple(failure for item in items for failure in item.failures),
-        )
-
-
-def _crops(draws: list[CropDraw], size: int) -> Crops:
-    box = torch.tensor([draw.box for draw in draws], dtype=torch.float64)
-    return Crops(box, torch.tensor([draw.flip for draw in draws]), size)
-
-
 def make_loader(
-    images: ImageList, plan: ViewPlan, sampler: StepSampler, seed: int, workers: int, pin_memory: bool = False
+    images: ImageList,
+    plan: ViewPlan,
+    sampler: StepSampler,
+    seed: int,
+    workers: int,
+    pin_memory: bool = False,
+    regions: RegionSource | None = None,
+    patches: PatchSource | None = None,
 ) -> DataLoader[Batch]:
     """Batches of one process, in the order of the sampler's steps.
 
     Args:
         workers: loader processes; 0 makes the views in the training process.
+        regions: labels the images, if views ask for labels.
+        patches: correspondences between the images, if some views are patches.
     """
     return DataLoader(
-        ViewDataset(images, plan, seed),  # type: ignore[arg-type]
+        ViewDataset(images, plan, seed, regions, patches),  # type: ignore[arg-type]
         batch_sampler=sampler,
         collate_fn=Collate(plan, seed),
         num_workers=workers,

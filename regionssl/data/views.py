@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,9 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from regionssl.config import Config
+from regionssl.data.patches import PATCH_NAMES, Box, BoxJitter
 from regionssl.data.photometric import ColourPolicy
+from regionssl.geometry import lattice_labels
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -21,32 +24,35 @@ class ViewSpec(Config):
 
     Attributes:
         size: side of the square view, pixels.
-        crop: "random" draws a rectangle; "whole" squashes the whole image, never mirrored.
+        crop: "random" draws a rectangle; "whole" squashes the whole image, never mirrored; "patch" takes a box that was
+            drawn from correspondences (:mod:`regionssl.data.patches`).
         area: range of the crop's share of the image area.
         aspect: range of the crop's width over height, drawn log-uniformly.
         interpolation: of the one resampling (antialiased).
         flip: probability of the mirror.
+        regions: side of the lattice of region labels that comes with the view; None for no labels.
     """
 
     size: int = Field(224, ge=8)
-    crop: Literal["random", "whole"] = "random"
+    crop: Literal["random", "whole", "patch"] = "random"
     area: tuple[float, float] = (0.2, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     flip: float = Field(0.5, ge=0, le=1)
     colour: ColourPolicy = ColourPolicy()
+    regions: int | None = Field(None, ge=1)
 
 
 class PairOverlap(Config):
     """Two views that must share image area: both are drawn again until they do, or the attempts are used up.
 
     Attributes:
-        views: positions of the two views.
+        views: positions of the two views; None for an unseen crop that is drawn like the first view.
         share: least intersection area over the area of the larger crop.
         attempts: draws before the last pair is kept as it is.
     """
 
-    views: tuple[int, int]
+    views: tuple[int, int | None]
     share: float = Field(0.5, ge=0, le=1)
     attempts: int = Field(100, ge=1)
 
@@ -58,24 +64,48 @@ class ViewPlan(Config):
         views: the views, in the order in which the batch holds them.
         shared_flip: one mirror for all views (its probability is the first view's) instead of one each.
         overlaps: constraints between pairs of views.
+        jitter: how the box of the first patch becomes that of the second.
     """
 
     views: tuple[ViewSpec, ...]
     shared_flip: bool = False
     overlaps: tuple[PairOverlap, ...] = ()
+    jitter: BoxJitter = BoxJitter()
 
     @model_validator(mode="after")
     def _views_exist(self) -> ViewPlan:
         if not self.views:
             raise ValueError("at least one view is needed")
+        if self.wants_patches and [view.crop for view in self.views].count("patch") != len(PATCH_NAMES):
+            raise ValueError(f"patches come in fours: {', '.join(PATCH_NAMES)}")
+        if any(view.crop == "patch" and view.regions is not None for view in self.views):
+            raise ValueError("patches come without region labels; leave `regions` out of their views")
         for pair in self.overlaps:
-            if not all(0 <= view < len(self.views) for view in pair.views):
+            if not all(0 <= view < len(self.views) for view in pair.views if view is not None):
                 raise ValueError(f"an overlap names views {pair.views}, but there are {len(self.views)} views")
         return self
 
+    @property
+    def wants_patches(self) -> bool:
+        """Whether some views are patches, so that samples need a patch source."""
+        return self.neighbour_view is not None
+
+    @property
+    def neighbour_view(self) -> int | None:
+        """Position of the one view that is cut from a neighbour of the image, the last patch; None without patches."""
+        return max((i for i, view in enumerate(self.views) if view.crop == "patch"), default=None)
+
+    @property
+    def wants_regions(self) -> bool:
+        """Whether some views come with region labels, so that samples need a region source."""
+        return any(view.regions is not None for view in self.views)
+
     def resized(self, size: int) -> ViewPlan:
-        """The same plan with every view ``size`` pixels wide."""
-        return self.model_copy(update={"views": tuple(view.model_copy(update={"size": size}) for view in self.views)})
+        """The same plan with every view ``size`` pixels wide, and patches in proportion to the first view."""
+        scale = size / self.views[0].size
+        sizes = [max(8, round(view.size * scale)) if view.crop == "patch" else size for view in self.views]
+        views = tuple(view.model_copy(update={"size": side}) for view, side in zip(self.views, sizes, strict=True))
+        return self.model_copy(update={"views": views})
 
 
 @dataclass(frozen=True)
@@ -94,20 +124,33 @@ class CropDraw:
         return self.left, self.top, self.left + self.width, self.top + self.height
 
 
-def draw_crops(plan: ViewPlan, width: int, height: int, rng: np.random.Generator) -> list[CropDraw]:
+def draw_crops(
+    plan: ViewPlan, width: int, height: int, rng: np.random.Generator, boxes: Sequence[Box] = ()
+) -> list[CropDraw]:
     """Draw the crops of all views of one image.
 
     Args:
         width, height: of the upright image, pixels.
+        boxes: of the patches, in the order of their views.
     """
     shared = rng.random() < plan.views[0].flip if plan.shared_flip else None
-    draws = [_draw_crop(spec, width, height, rng, shared) for spec in plan.views]
+    patches = iter(boxes)
+    draws = [
+        _draw_patch(spec, next(patches), rng, shared)
+        if spec.crop == "patch"
+        else _draw_crop(spec, width, height, rng, shared)
+        for spec in plan.views
+    ]
     for pair in plan.overlaps:
         a, b = pair.views
+        specs = plan.views[a], plan.views[a if b is None else b]
+        partner = _draw_crop(specs[1], width, height, rng, shared) if b is None else draws[b]
         for _ in range(pair.attempts):
-            if _shared_area(draws[a], draws[b]) >= pair.share:
+            if _shared_area(draws[a], partner) >= pair.share:
                 break
-            draws[a], draws[b] = (_draw_crop(plan.views[v], width, height, rng, shared) for v in (a, b))
+            draws[a], partner = (_draw_crop(spec, width, height, rng, shared) for spec in specs)
+        if b is not None:
+            draws[b] = partner
     return draws
 
 
@@ -117,6 +160,11 @@ def _draw_crop(spec: ViewSpec, width: int, height: int, rng: np.random.Generator
     left, top, w, h = random_resized_crop(width, height, spec.area, spec.aspect, rng)
     own_flip = bool(rng.random() < spec.flip)
     return CropDraw(left, top, w, h, flip=own_flip if flip is None else bool(flip))
+
+
+def _draw_patch(spec: ViewSpec, box: Box, rng: np.random.Generator, flip: bool | None) -> CropDraw:
+    own_flip = bool(rng.random() < spec.flip)
+    return CropDraw(*box, flip=own_flip if flip is None else bool(flip))
 
 
 def random_resized_crop(
@@ -168,3 +216,23 @@ def cut(image: Image.Image, draw: CropDraw, spec: ViewSpec) -> np.ndarray:
     if draw.flip:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def cut_labels(labels: np.ndarray, draw: CropDraw, spec: ViewSpec, width: int, height: int) -> np.ndarray | None:
+    """The lattice of region labels of one view, mirrored with it (PLRC, equation 2.1), if the view asks for one.
+
+    A whole view reads the label map directly, so a map as large as the lattice stays as it is (R2O, 2.3 and 2.4).
+
+    Args:
+        labels: (h, w) integers that cover the image.
+        width, height: of the upright image, pixels.
+
+    Returns:
+        (regions, regions) int64, or None.
+    """
+    if spec.regions is None:
+        return None
+    if spec.crop == "whole":
+        width, height = labels.shape[1], labels.shape[0]
+        return lattice_labels(labels, (0, 0, width, height), (width, height), spec.regions, flip=False)
+    return lattice_labels(labels, draw.box, (width, height), spec.regions, draw.flip)

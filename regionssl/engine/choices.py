@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -92,11 +93,11 @@ def choose_batch(training: TrainingConfig, images: int, processes: int) -> None:
         )
 
 
-def choose_group_size(wanted: int, share: int) -> Choice:
+def choose_group_size(wanted: int, share: int, setting: str = "group_size") -> Choice:
     """The largest group of at most ``wanted`` images that divides a process's share of the batch."""
     size = next(size for size in range(min(wanted, share), 0, -1) if share % size == 0)
     reason = "as in the recipe" if size == wanted else f"must divide the {share} images of a process"
-    return Choice("method.group_size", size, wanted, reason)
+    return Choice(f"method.{setting}", size, wanted, reason)
 
 
 def choose_queue(wanted: int, images: int, batch_size: int) -> Choice:
@@ -184,15 +185,16 @@ def resolve(
     choices = [precision, workers]
     training = training.model_copy(update={"precision": precision.value, "workers": workers.value})
     fitted: dict[str, Choice] = {}
-    if (wanted := getattr(method, "group_size", None)) is not None:
-        fitted["group_size"] = choose_group_size(wanted, share)
+    for setting in ("group_size", "cluster_group"):
+        if (wanted := getattr(method, setting, None)) is not None:
+            fitted[setting] = choose_group_size(wanted, share, setting)
     if (wanted := getattr(method, "queue", None)) is not None:
         fitted["queue"] = choose_queue(wanted, images, training.batch_size)
     method = method.model_copy(update={name: choice.value for name, choice in fitted.items()})
     choices += fitted.values()
     training, method, more = choose_micro_batch(training, method, share)
     choices += more
-    group = getattr(method, "group_size", None) or 1
+    group = math.lcm(getattr(method, "group_size", None) or 1, getattr(method, "cluster_group", 1))
     epochs = EpochPlan(images, training.batch_size, training.seed, training.drop_last, processes * group)
     total = training.steps or max(1, round(training.epochs * epochs.steps_per_epoch))
     if training.steps:
@@ -204,6 +206,10 @@ def resolve(
                 f"{total} steps were asked for",
             )
         )
+    if (curriculum := getattr(method, "curriculum", None)) is not None:
+        length = total / epochs.steps_per_epoch
+        choices.append(Choice("method.curriculum.length", length, curriculum.length, "the epochs of this run"))
+        method = method.model_copy(update={"curriculum": curriculum.model_copy(update={"length": length})})
     save_every = training.save_every or min(max(epochs.steps_per_epoch, 50), 1000)
     if training.save_every is None:
         choices.append(

@@ -14,6 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from regionssl.config import Config
 
+_STEM_NORM = re.compile(r"(^|\.)body\.bn1\.weight$")
 _BLOCK_NORM = re.compile(r"\.\d+\.bn\d+\.weight$")
 
 
@@ -27,6 +28,7 @@ class OptimiserConfig(Config):
         momentum: of SGD and LARS; neither Nesterov nor dampening.
         exclude: parameters without weight decay, for LARS without trust ratio too. "one_dimensional": norms and biases.
             "scrl_release": biases, and scales of the norms inside residual blocks (SCRL, section 5.2).
+            "r2o_release": norms and biases but the scale of the stem's norm (R2O, section 6, quirk Q9).
         excluded_lr_power: LARS: the excluded parameters' effective rate is the rate to this power; 2 is SCRL's release
             (section 7, Q3), 1 is the textbook.
         trust, eps: LARS: trust coefficient, and what is added to its denominator.
@@ -40,7 +42,7 @@ class OptimiserConfig(Config):
     scale: Literal["linear", "sqrt"] = "linear"
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
-    exclude: Literal["none", "one_dimensional", "scrl_release"] = "none"
+    exclude: Literal["none", "one_dimensional", "scrl_release", "r2o_release"] = "none"
     excluded_lr_power: Literal[1, 2] = 1
     trust: float = Field(0.001, gt=0)
     eps: float = Field(1e-8, ge=0)
@@ -102,12 +104,15 @@ def is_excluded(rule: str, name: str, parameter: Tensor) -> bool:
     """Whether ``OptimiserConfig.exclude`` sets a parameter apart.
 
     The release of SCRL goes by its own names, in which the norms of the stem, of the downsamplings and of the heads are
-    not recognised as such; so they are not excluded here either (SCRL, section 7, Q4).
+    not recognised as such; so they are not excluded here either (SCRL, section 7, Q4). The release of R2O numbers the
+    layers of its encoder, and so fails to recognise the norm of a ResNet's stem alone.
     """
     if rule == "one_dimensional":
         return parameter.ndim <= 1
     if rule == "scrl_release":
         return name.endswith("bias") or _BLOCK_NORM.search(name) is not None
+    if rule == "r2o_release":
+        return parameter.ndim <= 1 and _STEM_NORM.search(name) is None
     return False
 
 

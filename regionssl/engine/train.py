@@ -20,6 +20,8 @@ from regionssl.counted import Stream
 from regionssl.data.batch import Batch, coloured
 from regionssl.data.images import ImageList
 from regionssl.data.loader import EpochPlan, StepSampler, make_loader
+from regionssl.data.patches import PatchSource
+from regionssl.data.samples import RegionSource
 from regionssl.data.views import ViewPlan
 from regionssl.engine.checkpoint import save_checkpoint
 from regionssl.engine.distributed import average_running_statistics
@@ -75,6 +77,8 @@ class Trainer:
     Attributes:
         method: the bare method; ``module`` and ``optimiser`` are Fabric's wrappers of it and of its optimiser.
         world: the processes of the run.
+        regions: labels the images, if the method's views ask for labels.
+        patches: correspondences between the images, if some of the method's views are patches.
         step: number of steps done.
     """
 
@@ -90,6 +94,8 @@ class Trainer:
     optimiser: Any
     fabric: Fabric
     world: World
+    regions: RegionSource | None = None
+    patches: PatchSource | None = None
     step: int = 0
     pending: tuple[Tensor, Terms, Tensor, int] | None = None
 
@@ -97,12 +103,14 @@ class Trainer:
         """Batches of this process from the current step up to step ``last``."""
         sampler = StepSampler(self.epochs, self.step, last, self.world.rank, self.world.size)
         cuda = self.fabric.device.type == "cuda"
-        return make_loader(self.images, self.plan, sampler, self.config.seed, self.config.workers or 0, cuda)
+        seed, workers = self.config.seed, self.config.workers or 0
+        return make_loader(self.images, self.plan, sampler, seed, workers, cuda, self.regions, self.patches)
 
     def learning_rate(self) -> float:
         """The learning rate of the current step."""
         per_epoch = self.epochs.steps_per_epoch
-        return learning_rate(self.schedule, self.peak_lr, self.step, per_epoch, self.total_steps / per_epoch)
+        rate = learning_rate(self.schedule, self.peak_lr, self.step, per_epoch, self.total_steps / per_epoch)
+        return rate * self.method.lr_factor(self.step // per_epoch)
 
     def train_step(self, batch: Batch) -> Terms:
         """One step: colours, targets, the parts' losses, the optimiser, and what the method does afterwards."""

@@ -111,6 +111,10 @@ class Method(nn.Module, ABC):
     def after_step(self, progress: Progress) -> None:
         """Called once after every optimiser step."""
 
+    def lr_factor(self, epoch: int) -> float:
+        """What the schedule's learning rate is multiplied by during an epoch, counted from 0."""
+        return 1.0
+
     @property
     def synchronised(self) -> bool:
         """Whether batch statistics are those of all processes; otherwise they are those of groups of images."""

@@ -14,6 +14,7 @@ Departures from the releases: no classification probe beside the loss, since the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -27,7 +28,7 @@ from regionssl.data.batch import Batch
 from regionssl.data.photometric import BYOL_FIRST, BYOL_SECOND
 from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.methods.base import EncoderFactory, Matches, Method, MethodConfig, Progress, Terms, World
-from regionssl.methods.heads import mlp
+from regionssl.methods.heads import kaiming_fan_in, mlp
 from regionssl.methods.losses import feature_std, regression
 from regionssl.methods.moco import overlap_match
 from regionssl.methods.momentum import frozen_copy, moving_average, rising_momentum
@@ -43,6 +44,8 @@ class ByolConfig(MethodConfig):
         momentum: m of the target at the first step.
         joint_views: both views share batch statistics.
         target_init: whether the target starts as a copy of the online network or with weights of its own.
+        head_bias: whether the last layer of projector and predictor has a bias.
+        head_init: weights of projector and predictor: torch's own, or N(0, 2 / fan_in) with biases 0 (ORL 2.2).
         group_size: images that share batch statistics; None for all images of all processes.
     """
 
@@ -53,7 +56,15 @@ class ByolConfig(MethodConfig):
     momentum: float = Field(0.99, ge=0, le=1)
     joint_views: bool = False
     target_init: Literal["copy", "independent"] = "copy"
+    head_bias: bool = False
+    head_init: Literal["default", "kaiming_fan_in"] = "default"
     group_size: int | None = Field(None, ge=1)
+
+
+def make_head(inputs: int, config: ByolConfig) -> nn.Sequential:
+    """A projector or predictor: rows (R, inputs) -> (R, dim)."""
+    head = mlp(inputs, config.hidden, config.dim, norm=True, bias=config.head_bias)
+    return head if config.head_init == "default" else kaiming_fan_in(head)
 
 
 class Branch(nn.Module):
@@ -62,9 +73,9 @@ class Branch(nn.Module):
     def __init__(self, encoder: Encoder, config: ByolConfig, *, predicts: bool) -> None:
         super().__init__()
         self.encoder = encoder
-        self.projector = mlp(encoder.channels["c5"], config.hidden, config.dim, norm=True, bias=False)
+        self.projector = make_head(encoder.channels["c5"], config)
         if predicts:
-            self.predictor = mlp(config.dim, config.hidden, config.dim, norm=True, bias=False)
+            self.predictor: nn.Module = make_head(config.dim, config)
 
     def head(self, rows: Tensor) -> Tensor:
         """Pooled rows (R, C) to projections (target) or predictions (online), (R, dim)."""
@@ -116,12 +127,16 @@ class Byol(Method):
         """Number of groups with own batch statistics among ``images`` images."""
         return 1 if self.config.group_size is None else max(1, images // self.config.group_size)
 
-    def encode(self, branch: Branch, batch: Batch) -> Tensor:
-        """Outputs (n, 2, D) of a branch for both views, with the batch statistics that the config asks for."""
+    def encode(self, branch: Branch, batch: Batch, forward: Callable[..., Tensor] | None = None) -> Tensor:
+        """Outputs (n, 2, D) of a branch for both views, with the batch statistics that the config asks for.
+
+        Args:
+            forward: what to call instead of the branch.
+        """
         groups = self.groups(len(batch))
         if self.config.joint_views:
-            return grouped_forward(branch, torch.stack(batch.views, 1), groups)
-        return torch.cat([grouped_forward(branch, view[:, None], groups) for view in batch.views], 1)
+            return grouped_forward(branch, torch.stack(batch.views, 1), groups, forward)
+        return torch.cat([grouped_forward(branch, view[:, None], groups, forward) for view in batch.views], 1)
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Any:

@@ -108,19 +108,20 @@ class Moco(Method):
         self._fresh_keys = unit(embeddings)
         return self._fresh_keys[self.world.rank * local :][:local]
 
-    def encode_keys(self, batch: Batch) -> dict[str, Tensor]:
-        """Outputs of the key network for view 2 of all processes' images, in order, with shuffled batch norm.
+    def encode_keys(self, batch: Batch, view: int = 1) -> dict[str, Tensor]:
+        """Outputs of the key network for a view of all processes' images, in order, with shuffled batch norm.
 
         Every process encodes a slice of one permutation of the global batch (ReSim specification, 3.4).
         """
         local = len(batch)
         groups = self.groups(local)
         if groups * self.world.size == 1:
-            return dict(self.key(batch.views[1]))
-        order = torch.from_numpy(counted.permutation(local * self.world.size, batch.seed, Stream.SHUFFLE, batch.step))
-        order = order.to(batch.index.device)
+            return dict(self.key(batch.views[view]))
+        images = local * self.world.size
+        permutation = counted.permutation(images, batch.seed, Stream.SHUFFLE, batch.step, view - 1)
+        order = torch.from_numpy(permutation).to(batch.index.device)
         mine = order[self.world.rank * local :][:local]
-        shuffled = self.world.gather(batch.views[1])[mine]
+        shuffled = self.world.gather(batch.views[view])[mine]
         outputs = grouped_forward(self.key, shuffled, groups)
         restore = order.argsort()
         return {name: self.world.gather(output)[restore] for name, output in outputs.items()}
@@ -155,10 +156,10 @@ class Moco(Method):
         return overlap_match(batch)
 
 
-def overlap_match(batch: Batch) -> Matches:
-    """The image area that views 0 and 1 share, as one box in each."""
-    first, second = batch.crops[:2]
+def overlap_match(batch: Batch, views: tuple[int, int] = (0, 1)) -> Matches:
+    """The image area that two views of the same image share, as one box in each."""
+    first, second = batch.crops[views[0]], batch.crops[views[1]]
     overlap = intersect(first.box, second.box)
     valid = (overlap[:, 2:] > overlap[:, :2]).all(1)
     boxes = overlap[:, None]
-    return Matches((0, 1), to_view(boxes, first), to_view(boxes, second), valid[:, None])
+    return Matches(views, to_view(boxes, first), to_view(boxes, second), valid[:, None])

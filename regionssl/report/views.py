@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -70,6 +70,8 @@ def views_figure(
     matches: MatchedRegions,
     names: Sequence[str],
     title: str = "",
+    captions: Sequence[str] = (),
+    others: Mapping[int, Sequence[Image.Image]] | None = None,
 ) -> Image.Image:
     """One row per image: the image with its crops, then each view; the same number and colour mark the same place.
 
@@ -80,10 +82,17 @@ def views_figure(
         matches: two of the views, boxes (N, K, 4) in their pixels and valid (N, K) bool. At most 7 valid rows per
             image, well spread, are numbered; the others are faint. Rows that are not valid are dashed in the first.
         names: N captions.
+        captions: of the views; "view 1" and so on if left out.
+        others: by position of a view that was cut from other images, those N images, drawn in a column of their own.
     """
+    others = others or {}
+    captions = captions or [f"view {number + 1}" for number in range(len(views))]
     sources = [fit(image.convert("RGB"), round(_SIDE * 1.5), _SIDE) for image in images]
+    foreign = {v: [fit(image.convert("RGB"), round(_SIDE * 1.5), _SIDE) for image in row] for v, row in others.items()}
     column = max(picture.width for picture, _ in sources)
-    width = 2 * _MARGIN + column + len(views) * (_GAP + _SIDE)
+    columns = {view: max(picture.width for picture, _ in row) for view, row in foreign.items()}
+    first = _MARGIN + column + _GAP + sum(columns.values()) + _GAP * len(columns)
+    width = first + len(views) * (_GAP + _SIDE) - _GAP + _MARGIN
     legend = _wrap(_legend(crops, matches), width - 2 * _MARGIN)
     top = _MARGIN + _LEGEND * (len(legend) + bool(title))
     canvas = Canvas(width, top + len(images) * (_CAPTION + _SIDE + _GAP))
@@ -96,13 +105,21 @@ def views_figure(
         source = Panel(_MARGIN, y, picture.width, picture.height, scale)
         numbered = spread(matches.first[row], matches.valid[row])
         _draw_caption(canvas, source, column, names[row], matches.valid[row])
-        _draw_source(canvas, source, picture, [crop[row : row + 1] for crop in crops], matches.views)
+        own = {number: crop[row : row + 1] for number, crop in enumerate(crops) if number not in others}
+        _draw_source(canvas, source, picture, own, matches.views)
+        x = _MARGIN + column + _GAP
+        for number, wide in columns.items():
+            other, zoom = foreign[number][row]
+            panel = Panel(x, y, other.width, other.height, zoom)
+            canvas.write(x, y - _CAPTION / 2, f"image of view {number + 1}")
+            _draw_source(canvas, panel, other, {number: crops[number][row : row + 1]}, matches.views)
+            x += wide + _GAP
         places = to_image(matches.first[row : row + 1].double(), crops[matches.views[0]][row : row + 1])[0]
         _draw_numbered(canvas, source, places, numbered, 1, SMALL - 3)
         for number, view in enumerate(views):
-            x = _MARGIN + column + _GAP + number * (_SIDE + _GAP)
-            panel = Panel(x, y, _SIDE, _SIDE, _SIDE / view.shape[-1])
-            _draw_view(canvas, panel, view[row], number, bool(crops[number].flip[row]))
+            panel = Panel(first + number * (_SIDE + _GAP), y, _SIDE, _SIDE, _SIDE / view.shape[-1])
+            mirrored = ", mirrored" if bool(crops[number].flip[row]) else ""
+            _draw_view(canvas, panel, view[row], number, captions[number] + mirrored)
             _draw_regions(canvas, panel, matches, row, number, numbered)
     return canvas.image
 
@@ -131,24 +148,28 @@ def _draw_caption(canvas: Canvas, panel: Panel, column: int, name: str, valid: T
     canvas.write(panel.left + column, y, count, SMALL, MUTED, "rm")
 
 
-def _draw_source(canvas: Canvas, panel: Panel, picture: Image.Image, crops: list[Crops], pair: tuple[int, int]) -> None:
-    """The image, darker outside the crops (one of each view), with the crops and the overlap of the matched views."""
-    pixels, edges = np.asarray(picture), [panel.place(crop.box[0].tolist()) for crop in crops]
+def _draw_source(
+    canvas: Canvas, panel: Panel, picture: Image.Image, crops: Mapping[int, Crops], pair: tuple[int, int]
+) -> None:
+    """The image, darker outside the crops (by view, one each), with the crops and the overlap of the matched views."""
+    pixels, edges = np.asarray(picture), {view: panel.place(crop.box[0].tolist()) for view, crop in crops.items()}
     seen = np.zeros(pixels.shape[:2], bool)
-    for x0, y0, x1, y1 in edges:
+    for x0, y0, x1, y1 in edges.values():
         seen[y0 - panel.top : y1 - panel.top, x0 - panel.left : x1 - panel.left] = True
     canvas.paste(Image.fromarray(np.where(seen[..., None], pixels, pixels * 0.4).astype(np.uint8)), panel)
-    for number, (crop, edge) in enumerate(zip(crops, edges, strict=True)):
+    for number, edge in edges.items():
         canvas.outline(edge, view_colour(number), 4)
-        canvas.corner(edge, bool(crop.flip[0]), view_colour(number), _TICK)
+        canvas.corner(edge, bool(crops[number].flip[0]), view_colour(number), _TICK)
+    if not crops.keys() >= {*pair}:
+        return
     overlap = intersect(crops[pair[0]].box, crops[pair[1]].box)
     if float(area(overlap)[0]) > 0:
         canvas.dashed(panel.place(overlap[0].tolist()), PAPER)
 
 
-def _draw_view(canvas: Canvas, panel: Panel, view: Tensor, number: int, flip: bool) -> None:
+def _draw_view(canvas: Canvas, panel: Panel, view: Tensor, number: int, caption: str) -> None:
     """One view in a frame of its colour; the triangle is at the corner that the source marks with the same colour."""
-    canvas.write(panel.left, panel.top - _CAPTION / 2, f"view {number + 1}{', mirrored' if flip else ''}")
+    canvas.write(panel.left, panel.top - _CAPTION / 2, shorten(caption, panel.width, TEXT))
     x0, y0, x1, y1 = panel.edges
     canvas.outline((x0 - _FRAME, y0 - _FRAME, x1 + _FRAME, y1 + _FRAME), view_colour(number), _FRAME, halo=False)
     canvas.paste(Image.fromarray(view.permute(1, 2, 0).contiguous().cpu().numpy()), panel)

@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 import yaml
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from rich.console import Console
 
-from regionssl.backbones.norm import sync_batch_norm
-from regionssl.build import RunConfig, load_config, make_method, trainable
-from regionssl.config import differences, to_plain
-from regionssl.data.images import ImageList, ScanReport, find_images, scan
-from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint, write_json, write_text
-from regionssl.engine.choices import Resolved, choose_device, resolve
-from regionssl.engine.distributed import current_world
-from regionssl.engine.optim import make_optimiser
-from regionssl.engine.train import Trainer, run
+from regionssl.build import load_config
+from regionssl.config import to_plain
+from regionssl.data.images import find_images, scan
+from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint
+from regionssl.engine.choices import choose_device, resolve
 from regionssl.errors import InputError
+from regionssl.methods.orl import OrlConfig
 from regionssl.verbs.cost import explain_cost
-from regionssl.verbs.run_folder import CONFIG, FACTS, facts, write_weights
+from regionssl.verbs.job import Job, build_trainer, launch, process_rank, train
+from regionssl.verbs.run_folder import CONFIG
+from regionssl.verbs.stages import Given, explain_stages, given_stages, run_stages
 
 DEFAULT_RECIPE = "resim_fpn_small"
-
-# Settings that may change between a run and its continuation: they do not touch the result.
-_FREE = {"workers", "keep", "log_every", "save_every"}
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that is ready to start: settled settings, data and place."""
-
-    config: RunConfig
-    resolved: Resolved
-    images: ImageList
-    scanned: ScanReport
-    image_root: Path | None
-    init: str
-    out: Path
-    device: torch.device
-    devices: int
-    nodes: int
-
-    def identity(self) -> dict[str, Any]:
-        """What must be equal for a run to go on."""
-        config = to_plain(self.config)
-        training = {key: value for key, value in config["training"].items() if key not in _FREE}
-        kept = {key: value for key, value in config.items() if key != "about"}
-        return {
-            "config": {**kept, "training": training},
-            "init": self.init,
-            "data": {"images": self.images.fingerprint},
-        }
 
 
 def pretrain(
@@ -83,8 +46,12 @@ def pretrain(
     resume: Annotated[bool, typer.Option("--resume", help="go on where the run in OUT stopped")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="explain settings, choices, cost; train nothing")] = False,
     image_root: Annotated[Path | None, typer.Option(help="where the images of a COCO json lie")] = None,
+    correspondences: Annotated[Path | None, typer.Option(help="for ORL: file of stage 2, instead of making it")] = None,
 ) -> Path:
     """Pre-train a backbone on unlabelled images.
+
+    ORL has three stages, the first two in OUT/stage1 and OUT/stage2; with --init, its given network takes the place of
+    stage 1, and stage 3 starts from random weights as it always does.
 
     Returns:
         The run folder, with config, log, checkpoints and weights.
@@ -103,7 +70,7 @@ def pretrain(
         "training.seed": seed,
         "training.save_every": save_every,
     }
-    console = Console(quiet=_rank() != 0)
+    console = Console(quiet=process_rank() != 0)
     place = choose_device(device)
     if devices < 1 or nodes < 1:
         raise InputError(f"--devices and --nodes count from 1, got {devices} and {nodes}")
@@ -120,14 +87,25 @@ def pretrain(
     config = config.model_copy(
         update={"training": resolved.training, "method": resolved.method, "schedule": resolved.schedule}
     )
+    given: Given | None = None
+    if isinstance(config.method, OrlConfig):
+        given, init = given_stages(out, init, correspondences, resume), "random"
+    elif correspondences is not None:
+        raise InputError(f"--correspondences goes with orl, and this is {config.method.name}; leave it out")
     init = init or (_recorded_init(out) if resume else "random")
     job = Job(config, resolved, images, scanned, image_root, init, out, place, devices, nodes)
     announce(job, console, source)
     if dry_run:
         console.print(yaml.safe_dump(to_plain(config), sort_keys=False), highlight=False, markup=False)
-        explain_cost(build_trainer(job, launch(job)), console)
+        if given is None:
+            explain_cost(build_trainer(job, launch(job)), console)
+        else:
+            explain_stages(job, given, console)
         return out
-    train(job, resume, console, _resume_command(data, out, devices, device))
+    again = _resume_command(data, out, devices, device)
+    if given is not None:
+        job = run_stages(job, given, resume, console, again)
+    train(job, resume, console, again)
     return out
 
 
@@ -137,7 +115,7 @@ def check_folder(out: Path, resume: bool, dry_run: bool) -> None:
     Raises:
         InputError: ``out`` holds a run and resume is off, or it cannot be made.
     """
-    if not resume and not dry_run and _rank() == 0 and (out / CONFIG).exists():
+    if not resume and not dry_run and process_rank() == 0 and (out / CONFIG).exists():
         raise InputError(f"{out} already holds a run; add --resume to go on with it, or choose another --out")
     if resume and not (out / CONFIG).exists():
         raise InputError(f"--resume: {out} holds no run; leave --resume out to start one")
@@ -165,105 +143,6 @@ def announce(job: Job, console: Console, source: str) -> None:
         console.print(f"  {choice}", highlight=False, soft_wrap=True, markup=False)
 
 
-def launch(job: Job) -> Fabric:
-    """Start the processes of the run (this one included)."""
-    processes = job.devices * job.nodes
-    precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[job.config.training.precision]
-    fabric = Fabric(
-        accelerator=job.device.type,
-        devices=job.devices,
-        num_nodes=job.nodes,
-        strategy=DDPStrategy(broadcast_buffers=False) if processes > 1 else "auto",
-        precision=precision,
-    )
-    fabric.launch()
-    return fabric
-
-
-def build_trainer(job: Job, fabric: Fabric, fresh: bool = True) -> Trainer:
-    """Make the method and everything around it.
-
-    Args:
-        fresh: whether the weights are those to start from; otherwise a checkpoint will replace them.
-    """
-    config, training, world = job.config, job.config.training, current_world()
-    method = make_method(config, world, training.seed, job.init if fresh else "random")
-    if method.synchronised and world.size > 1:
-        sync_batch_norm(method, world, job.device)
-    if training.channels_last:
-        method.to(memory_format=torch.channels_last)
-    if training.compile:
-        for child in method.children():
-            child.compile()
-    optimiser = make_optimiser(config.optimiser, trainable(method), training.batch_size)
-    module, wrapped = fabric.setup(method, optimiser)
-    resolved = job.resolved
-    return Trainer(
-        config=training,
-        plan=config.method.plan,
-        schedule=config.schedule,
-        peak_lr=resolved.peak_lr,
-        images=job.images,
-        epochs=resolved.epochs,
-        total_steps=resolved.total_steps,
-        method=method,
-        module=module,
-        optimiser=wrapped,
-        fabric=fabric,
-        world=world,
-    )
-
-
-def train(job: Job, resume: bool, console: Console, again: str) -> None:
-    """Run the job to its end or to a stop signal, and leave config, log, checkpoints and weights in its folder."""
-    identity = job.identity()
-    state = _checked_state(job.out, identity) if resume else None
-    fabric = launch(job)
-    trainer = build_trainer(job, fabric, fresh=state is None)
-    failed: dict[int, str] = {}
-    if state is not None:
-        trainer.load_state(state)
-        failed = dict.fromkeys(state["identity"]["failed"], "unreadable before the run was resumed")
-        console.print(f"going on from step {trainer.step} of {trainer.total_steps}")
-    first = trainer.world.rank == 0
-    if first:
-        write_text(job.out / CONFIG, yaml.safe_dump(to_plain(job.config), sort_keys=False))
-        write_json(job.out / FACTS, facts(job.resolved.choices, job.scanned, job.images, job.image_root, job.init))
-
-    def save_weights() -> None:
-        if first:
-            write_weights(job.out, trainer.method, job.config, job.images, job.init, trainer.step)
-
-    done, stopped_by = run(trainer, job.out, identity, failed, save_weights)
-    if not done:
-        console.print(
-            f"stopped at step {trainer.step} of {trainer.total_steps}; go on with:\n  {again}", soft_wrap=True
-        )
-        sys.exit(128 + (stopped_by or signal.SIGTERM))
-    console.print(f"done: {job.out} holds weights.safetensors, log.jsonl and the checkpoints", soft_wrap=True)
-
-
-def _checked_state(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The latest checkpoint, if it is of the same run.
-
-    Raises:
-        InputError: its configuration or image list differs; the differences are shown.
-    """
-    checkpoints = list_checkpoints(out / "checkpoints")
-    if not checkpoints:
-        return None
-    state = load_checkpoint(checkpoints[-1][1])
-    stored = {key: value for key, value in state["identity"].items() if key != "failed"}
-    changed = differences(stored, identity)
-    if changed:
-        raise InputError(
-            f"--resume: the run in {out} was made with other settings or images:\n  "
-            + "\n  ".join(changed)
-            + "\nuse the same ones, or start a new run with another --out"
-        )
-    return state
-
-
 def _recorded_init(out: Path) -> str:
     checkpoints = list_checkpoints(out / "checkpoints")
     return str(load_checkpoint(checkpoints[-1][1])["identity"]["init"]) if checkpoints else "random"
@@ -272,8 +151,3 @@ def _recorded_init(out: Path) -> str:
 def _resume_command(data: Path, out: Path, devices: int, device: str) -> str:
     extra = (f" --devices {devices}" if devices > 1 else "") + (f" --device {device}" if device != "auto" else "")
     return f"regionssl pretrain {data} --out {out}{extra} --resume"
-
-
-def _rank() -> int:
-    """The global rank that a launcher has given this process, before torch.distributed is up."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", 0))))

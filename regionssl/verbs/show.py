@@ -14,12 +14,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from regionssl.backbones.encoder import Encoder
-from regionssl.build import RunConfig, load_config, make_method
+from regionssl.build import RunConfig, load_config, make_method, make_regions
 from regionssl.data.batch import Batch, coloured
 from regionssl.data.images import ImageList, find_images, scan
 from regionssl.data.loader import EpochPlan, StepSampler, make_loader
+from regionssl.data.patches import PATCH_NAMES, PatchSource
 from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD, normalise
-from regionssl.data.views import CropDraw, ViewSpec, centred_crop, cut
+from regionssl.data.views import CropDraw, ViewPlan, ViewSpec, centred_crop, cut
 from regionssl.engine.log import MEASURES, read_log
 from regionssl.errors import InputError
 from regionssl.export.run_weights import CARD, load_backbone
@@ -29,6 +30,7 @@ from regionssl.report.features import feature_maps_figure
 from regionssl.report.views import views_figure
 from regionssl.verbs.pretrain import DEFAULT_RECIPE
 from regionssl.verbs.run_folder import CONFIG, FACTS
+from regionssl.verbs.stages import load_patches
 
 _MAPS = ("c2", "c3", "c4", "c5")
 _SHOWN_MAP = "c4"
@@ -79,7 +81,7 @@ def show(
         subject = open_images(source, image_root, load_config(recipe or DEFAULT_RECIPE, {}, set, size))
     make_folder(out)
     method = make_method(subject.config, World(), subject.config.training.seed, "random")
-    batch = first_batch(subject.config, subject.images, samples)
+    batch = first_batch(subject.config, subject.images, samples, patches_of(subject))
     pictures = {"views.png": draw_views(subject, method, batch)}
     if subject.run is not None:
         log = subject.run / "log.jsonl"
@@ -145,12 +147,29 @@ def make_folder(out: Path) -> None:
         raise InputError(f"cannot make the folder --out {out}: {error.strerror}") from error
 
 
-def first_batch(config: RunConfig, images: ImageList, samples: int) -> Batch:
+def patches_of(subject: Subject) -> PatchSource | None:
+    """The correspondences that patches are drawn from; None if no view is a patch.
+
+    Raises:
+        InputError: they have not been found yet.
+    """
+    if not subject.config.method.plan.wants_patches:
+        return None
+    if subject.run is None:
+        raise InputError(
+            f"the patches of {subject.config.method.name} are cut by correspondences between the images, which a run "
+            "finds in its second stage; give the folder of a run instead of images"
+        )
+    return load_patches(subject.run, subject.images)
+
+
+def first_batch(config: RunConfig, images: ImageList, samples: int, patches: PatchSource | None = None) -> Batch:
     """The first images of step 0 with the views that training makes of them; uint8, colours not applied."""
     training, plan = config.training, config.method.plan
     count = min(samples, training.batch_size, len(images))
     epochs = EpochPlan(len(images), count, training.seed, drop_last=False)
-    loader = make_loader(images, plan, StepSampler(epochs, 0, 1), training.seed, workers=0)
+    regions = make_regions(config.method, images.names, images)
+    loader = make_loader(images, plan, StepSampler(epochs, 0, 1), training.seed, 0, regions=regions, patches=patches)
     batch: Batch = next(iter(loader))
     return batch
 
@@ -158,7 +177,10 @@ def first_batch(config: RunConfig, images: ImageList, samples: int) -> Batch:
 def draw_views(subject: Subject, method: Method, batch: Batch) -> Image.Image:
     """The views of a batch, coloured as the network sees them, with the regions that the method matches."""
     seen = coloured(batch, subject.config.method.plan)
-    positions = batch.index.tolist()
+    positions, plan = batch.index.tolist(), subject.config.method.plan
+    others = {}
+    if batch.neighbour is not None and plan.neighbour_view is not None:
+        others[plan.neighbour_view] = [subject.images.load(index) for index in batch.neighbour.tolist()]
     return views_figure(
         images=[subject.images.load(index) for index in positions],
         crops=batch.crops,
@@ -166,7 +188,16 @@ def draw_views(subject: Subject, method: Method, batch: Batch) -> Image.Image:
         matches=method.matches(batch),
         names=[subject.images.names[index] for index in positions],
         title=f"{subject.name}: views and matched regions of {subject.config.method.name}, step 0",
+        captions=view_names(plan),
+        others=others,
     )
+
+
+def view_names(plan: ViewPlan) -> list[str]:
+    """What the views are called in pictures."""
+    kinds = iter(PATCH_NAMES)
+    patches = [f", {next(kinds)}" if view.crop == "patch" else "" for view in plan.views]
+    return [f"view {number}{patch}" for number, patch in enumerate(patches, start=1)]
 
 
 def to_pixels(views: Tensor) -> Tensor:

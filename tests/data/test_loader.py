@@ -9,30 +9,46 @@ from PIL import Image
 
 from regionssl.data.batch import Batch
 from regionssl.data.images import ImageList, find_images
-from regionssl.data.loader import EpochPlan, Sample, StepSampler, ViewDataset, make_loader
+from regionssl.data.loader import EpochPlan, StepSampler, make_loader
+from regionssl.data.samples import Sample, ViewDataset
 from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.geometry import Crops
 
 PLAN = ViewPlan(views=(ViewSpec(size=32), ViewSpec(size=48)))
+LABELLED = ViewPlan(views=(ViewSpec(size=32, regions=8), ViewSpec(size=48), ViewSpec(size=48, regions=12)))
+
+
+def brightness_bands(image: Image.Image, position: int) -> np.ndarray:
+    """A region source that looks at the pixels and at the position."""
+    return np.asarray(image.convert("L").resize((13, 7)), dtype=np.int64) // 32 + 100 * position
 
 
 def equal(one: Batch, two: Batch) -> bool:
+    assert len(one.regions) == len(two.regions)
     return (
         all(torch.equal(a, b) for a, b in zip(one.views, two.views, strict=True))
         and all(
             torch.equal(a.box, b.box) and torch.equal(a.flip, b.flip) for a, b in zip(one.crops, two.crops, strict=True)
         )
         and all(torch.equal(a.factors, b.factors) for a, b in zip(one.colours, two.colours, strict=True))
+        and all(a is b is None or torch.equal(a, b) for a, b in zip(one.regions, two.regions, strict=True))
+        and torch.equal(one.image_size, two.image_size)
         and torch.equal(one.index, two.index)
         and (one.epoch, one.step) == (two.epoch, two.step)
     )
 
 
 def batches(
-    images: ImageList, first: int, last: int, workers: int = 0, rank: int = 0, processes: int = 1
+    images: ImageList,
+    first: int,
+    last: int,
+    workers: int = 0,
+    rank: int = 0,
+    processes: int = 1,
+    plan: ViewPlan = PLAN,
 ) -> list[Batch]:
     sampler = StepSampler(EpochPlan(len(images), 8, seed=3), first, last, rank, processes)
-    return list(make_loader(images, PLAN, sampler, 3, workers))
+    return list(make_loader(images, plan, sampler, 3, workers, regions=brightness_bands))
 
 
 def test_workers_do_not_change_the_data(images: ImageList) -> None:
@@ -125,3 +141,48 @@ def test_split_and_crops_agree(images: ImageList) -> None:
     assert all(part.total == 8 for part in parts)
     assert torch.equal(torch.cat([part.crops[1].box for part in parts]), batch.crops[1].box)
     assert isinstance(parts[0].crops[0], Crops)
+
+
+def test_labels_come_with_their_views(images: ImageList) -> None:
+    """The lattices of a sample, whatever the workers; of view 1, which asks for none, there is nothing."""
+    (reference,) = batches(images, 1, 2, plan=LABELLED)
+    (other,) = batches(images, 1, 2, workers=2, plan=LABELLED)
+    assert equal(reference, other)
+    assert [labels if labels is None else labels.shape for labels in reference.regions] == [
+        (8, 8, 8),
+        None,
+        (8, 12, 12),
+    ]
+    for n, index in enumerate(reference.index.tolist()):
+        whole = brightness_bands(images.load(index), index)
+        for labels in (reference.regions[0], reference.regions[2]):
+            assert labels.dtype == torch.int64
+            assert set(labels[n].flatten().tolist()) <= set(whole.flatten().tolist())
+
+
+def test_batches_without_labels_have_no_list_of_them(images: ImageList) -> None:
+    (batch,) = batches(images, 0, 1)
+    assert batch.regions == []
+    assert batch.image_size.dtype == torch.float64
+    assert batch.image_size.tolist() == [[96, 96]] * 8
+
+
+def test_labels_and_sizes_follow_a_batch_that_is_split_and_moved(images: ImageList) -> None:
+    (batch,) = batches(images, 0, 1, plan=LABELLED)
+    batch.image_size[:, 0] = torch.arange(8)
+    parts = list(batch.split(3))
+    assert torch.equal(torch.cat([part.image_size for part in parts]), batch.image_size)
+    for view in (0, 2):
+        assert torch.equal(torch.cat([part.regions[view] for part in parts]), batch.regions[view])
+    assert all(part.regions[1] is None for part in parts)
+    moved = batch.to("meta")
+    assert moved.image_size.is_meta
+    assert [labels if labels is None else labels.is_meta for labels in moved.regions] == [True, None, True]
+
+
+def test_the_labels_of_a_replacement_are_its_own(broken: ImageList) -> None:
+    dataset = ViewDataset(broken, LABELLED, 0, brightness_bands)
+    views = dataset[Sample(2, 0, 0)]
+    assert views.index != 2
+    assert {int(label) // 100 for label in np.unique(views.labels[0])} == {views.index}
+    assert views.size == (64, 64)

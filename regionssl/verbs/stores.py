@@ -1,0 +1,52 @@
+"""Making a store from a verb: progress, several processes, several launched commands, and what is said at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from regionssl.data.contents import stamp
+from regionssl.data.images import ImageList
+from regionssl.regions.build_store import Share, Work, complete, fill, prepare, unfinished
+from regionssl.regions.store import Manifest, Store, note_checked
+from regionssl.verbs.progress import Bar
+
+
+def share_of(devices: int) -> Share:
+    """This command's share of the work: all of it, or one of those that torchrun started."""
+    return Share(devices, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def make_store(
+    folder: Path,
+    manifest: Manifest,
+    images: ImageList,
+    work: Work,
+    share: Share,
+    console: Console,
+    name: str,
+    summarise: Callable[[Store], dict[str, Any]] = lambda store: {},
+) -> Store:
+    """Begin a store or go on with it, and declare it complete once every shard is there.
+
+    Args:
+        name: of the work, for the console.
+
+    Raises:
+        InputError: the folder holds something else, or a store of other images or settings.
+    """
+    store, before = prepare(folder, manifest), stamp(images)
+    with Bar(console, name, -(-len(images) // share.count)) as bar:
+        fill(store, work, share, bar.add)
+    console.print(bar.summary(), highlight=False, soft_wrap=True)
+    left = unfinished(store)
+    if left:
+        console.print(f"{left} shards are still to come from the other processes", highlight=False)
+        return store
+    complete(store, images.fingerprint, summarise(store))
+    note_checked(store, before)
+    return store
