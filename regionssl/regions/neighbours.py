@@ -12,6 +12,8 @@ from regionssl.errors import InputError
 
 Engine = Literal["auto", "torch", "faiss"]
 
+_WORTH_FAISS = 256  # for fewer images at a time, faiss is several times slower than torch
+
 
 SelfRule = Literal["drop_first", "mask"]
 
@@ -24,8 +26,8 @@ class NearestImages:
 
     Args:
         bank: (N, D) float32 rows of unit length, on any device.
-        engine: "faiss" searches with faiss, "torch" without, "auto" with faiss if it is installed and the bank is on
-            the CPU. They differ by rounding alone.
+        engine: "faiss" searches with faiss, "torch" without, "auto" with faiss for many images at a time if it is
+            installed and the bank is on the CPU. They differ by rounding alone.
         block, columns: images and candidates per block.
 
     Raises:
@@ -33,12 +35,9 @@ class NearestImages:
     """
 
     def __init__(self, bank: Tensor, engine: Engine = "auto", block: int = 1024, columns: int = 16384) -> None:
-        self.bank, self.block, self.columns = bank, block, columns
-        faiss = _faiss(engine) if engine == "faiss" or bank.device.type == "cpu" else None
+        self.bank, self.engine, self.block, self.columns = bank, engine, block, columns
+        self.faiss = _faiss(engine) if engine == "faiss" or bank.device.type == "cpu" else None
         self.index: Any = None
-        if faiss is not None:
-            self.index = faiss.IndexFlatIP(bank.shape[1])
-            self.index.add(bank.numpy())
 
     def of(self, rows: Tensor, k: int, self_rule: SelfRule = "drop_first") -> Tensor:
         """The ``k`` nearest images of each of some images.
@@ -61,13 +60,15 @@ class NearestImages:
             )
         parts = [torch.empty(0, k, dtype=torch.int64, device=self.bank.device)]
         for own in rows.to(self.bank.device).split(self.block):
-            found = (
-                _search(self.bank[own], self.bank, k + 1, self.columns) if self.index is None else self._ask(own, k + 1)
-            )
-            parts.append(_without_self(found, own, self_rule))
+            parts.append(_without_self(self._nearest(own, k + 1), own, self_rule))
         return torch.cat(parts)
 
-    def _ask(self, own: Tensor, k: int) -> Tensor:
+    def _nearest(self, own: Tensor, k: int) -> Tensor:
+        if self.faiss is None or (self.engine == "auto" and len(own) < _WORTH_FAISS):
+            return _search(self.bank[own], self.bank, k, self.columns)
+        if self.index is None:
+            self.index = self.faiss.IndexFlatIP(self.bank.shape[1])
+            self.index.add(self.bank.numpy())
         similar, places = self.index.search(self.bank[own].numpy(), k)
         order = np.lexsort((places, -similar), axis=1)
         return torch.from_numpy(np.take_along_axis(places, order, 1))

@@ -10,19 +10,15 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import Tensor, nn
 
-from regionssl.backbones.encoder import Encoder, EncoderConfig, pool
+from regionssl.backbones.encoder import Encoder, EncoderConfig
 from regionssl.backbones.weights import initialise
 from regionssl.build import load_config, make_method
 from regionssl.data.contents import content_digest
 from regionssl.data.decode import UnreadableImage
 from regionssl.data.images import ImageList
-from regionssl.data.photometric import normalise
-from regionssl.data.views import CropDraw, ViewSpec, cut
 from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint
 from regionssl.errors import InputError
 from regionssl.export.run_weights import digest, load_backbone, named_tensors
@@ -32,6 +28,7 @@ from regionssl.regions.correspondence import CorrespondenceConfig
 from regionssl.regions.neighbours import NearestImages, best_pairs
 from regionssl.regions.proposals import fallback, filter_proposals
 from regionssl.regions.store import Store
+from regionssl.verbs.features import Forward, Pooled, centre_view, warp
 from regionssl.verbs.run_folder import CONFIG
 
 _BATCH = 32
@@ -221,40 +218,3 @@ class PairWork(ImageWork):
     def _of(self, i: int) -> tuple[np.ndarray, Tensor] | None:
         boxes, rows = self.boxes.read(i), self.features.read(i)
         return None if boxes is None or rows is None else (boxes.astype(np.int32), torch.from_numpy(rows).float())
-
-
-class Pooled(nn.Module):
-    """A backbone's pooled last map: views (N, 3, S, S) -> (N, C)."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, views: Tensor) -> Tensor:
-        return pool(self.encoder(views)["c5"])
-
-
-@dataclass
-class Forward:
-    """Rows of unit length (N, D) float32 on the CPU from views (N, 3, S, S) uint8."""
-
-    network: nn.Module
-    device: str
-
-    @torch.inference_mode()
-    def __call__(self, views: Tensor) -> Tensor:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # the release's features are float32
-            rows = self.network.eval()(normalise(views.to(self.device).float() / 255))
-        return F.normalize(rows.float(), eps=1e-12).cpu()
-
-
-def centre_view(image: Image.Image, resize: int, crop: int) -> Tensor:
-    """The centre of an image whose shorter side was resized, bilinear and antialiased: (3, crop, crop) uint8."""
-    resized = TF.resize(image, [resize], TF.InterpolationMode.BILINEAR)
-    return TF.pil_to_tensor(TF.center_crop(resized, [crop]))
-
-
-def warp(image: Image.Image, box: np.ndarray, side: int) -> Tensor:
-    """A box of an image, warped to a square: (3, side, side) uint8 (ORL, section 3.4)."""
-    left, top, width, height = (int(number) for number in box)
-    return torch.from_numpy(cut(image, CropDraw(left, top, width, height, flip=False), ViewSpec(size=side)))

@@ -69,6 +69,18 @@ def test_ties_go_to_the_earlier_whatever_the_blocks() -> None:
         assert torch.equal(NearestImages(rows, "torch", 8, columns).of(torch.arange(60), 25), whole)
 
 
+def test_faiss_is_used_for_many_images_and_changes_nothing() -> None:
+    pytest.importorskip("faiss")
+    rows = F.normalize(torch.randn(700, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).float()
+    search, every = NearestImages(rows), torch.arange(700)
+    few = search.of(every[:20], 5)
+    assert search.index is None
+    many = search.of(every, 5)
+    assert search.index is not None
+    assert torch.equal(many, NearestImages(rows, "torch").of(every, 5))
+    assert torch.equal(many[:20], few)
+
+
 def test_more_neighbours_than_images() -> None:
     search = NearestImages(bank("feats")[:10])
     assert search.of(torch.arange(10), 9).shape == (10, 9)

@@ -29,7 +29,8 @@ from regionssl.regions.correspondence import CorrespondenceConfig, Correspondenc
 from regionssl.regions.proposals import ProposalFilter, filter_proposals
 from regionssl.regions.store import open_store
 from regionssl.verbs.correspond import FILE, correspond
-from regionssl.verbs.correspond_work import NetworkSource, centre_view, warp
+from regionssl.verbs.correspond_work import NetworkSource
+from regionssl.verbs.features import centre_view, warp
 from regionssl.verbs.regions import find_regions
 
 from method_variants import config_of, method_of
