@@ -1,0 +1,1 @@
+"""Labelled images: objects, class maps, image classes; their readers, checks and splits."""
