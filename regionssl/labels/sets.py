@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -120,12 +120,16 @@ class MapSet:
         """
         with self.maps.open(i) as file, Image.open(file) as picture:
             if picture.mode not in ("L", "P", "1"):
-                raise InputError(f"{self.maps.names[i]} is a picture of mode {picture.mode}; label maps have one 8-bit value a pixel")
+                raise InputError(
+                    f"{self.maps.names[i]} is a picture of mode {picture.mode}; label maps have one 8-bit value a pixel"
+                )
             stored = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
         found = self.values[stored]
         if (found < -1).any():
             strange = sorted(set(np.unique(stored[found < -1]).tolist()))
-            raise InputError(f"{self.maps.names[i]} holds the values {strange[:5]}, which classes.json does not name; name or ignore them")
+            raise InputError(
+                f"{self.maps.names[i]} holds the values {strange[:5]}, which classes.json does not name; name or ignore them"
+            )
         return found
 
     def subset(self, positions: Sequence[int]) -> MapSet:
@@ -134,7 +138,9 @@ class MapSet:
 
     def class_counts(self) -> np.ndarray:
         if "counts" not in self._counts:
-            rows = [np.bincount(self.labels(i).ravel() + 1, minlength=len(self.classes) + 1)[1:] for i in range(len(self))]
+            rows = [
+                np.bincount(self.labels(i).ravel() + 1, minlength=len(self.classes) + 1)[1:] for i in range(len(self))
+            ]
             self._counts["counts"] = np.array(rows, np.int64).reshape(len(self), len(self.classes))
         return self._counts["counts"]
 
@@ -170,8 +176,11 @@ class ClassSet:
         return (self.truth == 1).astype(np.int64)
 
 
+S = TypeVar("S", ObjectSet, MapSet, ClassSet)
+
+
 @dataclass(frozen=True)
-class Split[S: (ObjectSet, MapSet, ClassSet)]:
+class Split(Generic[S]):
     """Labels to train on and labels to score on, with the same classes."""
 
     train: S
