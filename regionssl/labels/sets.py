@@ -128,7 +128,7 @@ class MapSet:
         if (found < -1).any():
             strange = sorted(set(np.unique(stored[found < -1]).tolist()))
             raise InputError(
-                f"{self.maps.names[i]} holds the values {strange[:5]}, which classes.json does not name; name or ignore them"
+                f"{self.maps.names[i]} holds the values {strange[:5]}, which no class has; name or ignore them"
             )
         return found
 
