@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Iterator
 
 import typer
+from typer.core import TyperCommand
 
 from regionssl.errors import InputError
 from regionssl.verbs.demo import demo
+from regionssl.verbs.evaluate import evaluate
 from regionssl.verbs.export import export
 from regionssl.verbs.pretrain import pretrain
+from regionssl.verbs.prove import prove
 from regionssl.verbs.recipes import recipes
 from regionssl.verbs.regions import find_regions
 from regionssl.verbs.show import show
@@ -23,8 +27,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (pretrain, recipes, export, show, demo):
+
+
+class ManyValues(TyperCommand):
+    """A command whose repeatable options take several values in a row: ``--fractions 0.1 1``."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        many = {name for one in self.params if getattr(one, "multiple", False) for name in one.opts}
+        return super().parse_args(ctx, list(_repeated(args, many)))
+
+
+def _repeated(args: list[str], many: set[str]) -> Iterator[str]:
+    """``--name a b`` as ``--name a --name b`` for the names in ``many``; the next option ends the row."""
+    name, count = "", 0
+    for arg in args:
+        if arg.startswith("-") and len(arg) > 1:
+            name, count = (arg if arg in many else ""), 0
+        elif name:
+            count += 1
+            if count > 1:
+                yield name
+        yield arg
+
+
+for verb in (pretrain, recipes, export, evaluate, show, demo):
     app.command(help=(verb.__doc__ or "").partition("\n\n")[0])(verb)
+app.command(help=(prove.__doc__ or "").partition("\n\n")[0], cls=ManyValues)(prove)
 # From Python the verb has another name: regionssl.regions is a package.
 app.command("regions", help=(find_regions.__doc__ or "").partition("\n\n")[0])(find_regions)
 

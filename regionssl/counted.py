@@ -33,6 +33,8 @@ class Stream(IntEnum):
     POINTS = 10  # points in the regions of two views
     CLUSTERS = 11  # first centres of a group
     PATCHES = 12  # neighbour, boxes and pair of a sample
+    BOOTSTRAP = 40  # images and seeds of an interval
+    SPLITS = 13  # which labelled images make a part
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

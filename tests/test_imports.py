@@ -19,6 +19,8 @@ ALLOWED = {
     "engine": BASE | {"data", "methods.base", "engine"},
     "labels": BASE | {"data", "labels"},
     "evaluation": BASE | {"data", "labels", "regions", "backbones", "engine", "export.run_weights", "evaluation"},
+    "proof": BASE
+    | {"data", "labels", "regions", "backbones", "engine", "export.run_weights", "evaluation", "proof"},
     "export": BASE | {"data.photometric", "backbones", "export", "engine.checkpoint"},
     "report": BASE | {"report"},
     "build": BASE | {"data", "labels", "regions", "backbones", "methods", "engine", "evaluation", "export"},
@@ -31,6 +33,7 @@ ALLOWED = {
         "methods",
         "engine",
         "evaluation",
+        "proof",
         "export",
         "report",
         "build",

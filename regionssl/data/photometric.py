@@ -157,12 +157,27 @@ def apply(images: Tensor, draws: ColourDraws, policy: ColourPolicy) -> Tensor:
     """Colour and normalise one view of a batch of images, on the device of ``images``.
 
     Args:
-        images: (N, 3, H, W) uint8, sides of at least 8 pixels.
-        draws: what to do to each of the N images; stays on the CPU.
+        images, draws: as :func:`recolour` takes them.
 
     Returns:
         (N, 3, H, W) float32, normalised by the ImageNet mean and standard deviation, in the memory format of
         ``images``.
+
+    Raises:
+        InputError: as :func:`recolour`.
+    """
+    return normalise(recolour(images, draws, policy))
+
+
+def recolour(images: Tensor, draws: ColourDraws, policy: ColourPolicy) -> Tensor:
+    """Colour one view of a batch of images, on the device of ``images``.
+
+    Args:
+        images: (N, 3, H, W) uint8, sides of at least 8 pixels.
+        draws: what to do to each of the N images; stays on the CPU.
+
+    Returns:
+        (N, 3, H, W) float32, values in 0..1, in the memory format of ``images``.
 
     Raises:
         InputError: the images are not uint8 (N, 3, H, W), or not as many as the draws.
@@ -182,7 +197,7 @@ def apply(images: Tensor, draws: ColourDraws, policy: ColourPolicy) -> Tensor:
             _blur(pixels, draws.blur, policy)
         else:
             _replace(pixels, draws.solarise, ops.solarise)
-    return normalise(pixels)
+    return pixels
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -115,17 +115,24 @@ def read_coco(file: Path, root: Path | None) -> tuple[Path, list[str]]:
         OSError: the json cannot be read.
     """
     names = _coco_names(file)
-    tried = [root] if root else _coco_roots(file)
-    sample = [names[i] for i in sorted({*np.linspace(0, len(names) - 1, 20).astype(int).tolist()})]
-    found = [sum(os.path.isfile(folder / name) for name in sample) for folder in tried]
-    best = tried[found.index(max(found))]
-    if max(found) or any(os.path.isfile(best / name) for name in names):
+    best, tried = coco_folder(file, names, root)
+    if best is not None:
         return best, _tidy(names, best)
     folders = "\n  ".join(map(str, tried))
     raise InputError(
         f"the images of {file} were not found, such as {_some(names)}; give their folder with --image-root. "
         f"Looked in:\n  {folders}"
     )
+
+
+def coco_folder(file: Path, names: list[str], root: Path | None) -> tuple[Path | None, list[Path]]:
+    """The folder below which most images of a COCO json lie, None if none is found, and the folders looked at."""
+    tried = [root] if root else _coco_roots(file)
+    sample = [names[i] for i in sorted({*np.linspace(0, len(names) - 1, 20).astype(int).tolist()})]
+    found = [sum(os.path.isfile(folder / name) for name in sample) for folder in tried]
+    best = tried[found.index(max(found))]
+    there = max(found) or any(os.path.isfile(best / name) for name in names)
+    return (best if there else None), tried
 
 
 def _coco_names(file: Path) -> list[str]:

@@ -126,6 +126,8 @@ class Lars(Optimizer):
     With ``lr_inside_momentum`` (R2O, section 6) the rate enters the buffer, ``buf = momentum buf + lr u`` and
     ``p = p - buf``, and k = 1 only when p or the denominator is zero.
 
+    With ``nesterov``, ``u + momentum buf`` takes the place of ``buf`` in the last line, as in torch's SGD.
+
     Per group: ``lr``, ``weight_decay``, ``adapt``, ``lr_power``. Nothing here waits for the device.
     """
 
@@ -138,6 +140,7 @@ class Lars(Optimizer):
         trust: float = 0.001,
         eps: float = 1e-8,
         lr_inside_momentum: bool = False,
+        nesterov: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -146,6 +149,7 @@ class Lars(Optimizer):
             "trust": trust,
             "eps": eps,
             "lr_inside_momentum": lr_inside_momentum,
+            "nesterov": nesterov,
             "adapt": True,
             "lr_power": 1,
         }
@@ -176,7 +180,8 @@ class Lars(Optimizer):
         buffers = [self._buffer(p) for p in params]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, updates)
-        torch._foreach_add_(params, buffers, alpha=-1.0 if group["lr_inside_momentum"] else -lr)
+        steps = torch._foreach_add(updates, buffers, alpha=group["momentum"]) if group["nesterov"] else buffers
+        torch._foreach_add_(params, steps, alpha=-1.0 if group["lr_inside_momentum"] else -lr)
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

@@ -1,7 +1,8 @@
 """Objects without training: clusters of an image's own features against its foreground mask (R2O, section 7.4).
 
-The foreground is the cluster that overlaps the true foreground best. This **oracle choice** reads the label, so the
-score is an upper bound over clusters, not a blind segmentation; every name here says so.
+The published foreground is the cluster that overlaps the true foreground best. This **oracle choice** reads the label,
+so its score is an upper bound over clusters, not a segmentation that anyone could make; every name here says so. Beside
+it stands a **blind choice** that reads no label: the cluster that overlaps a centred box best.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from torch import Tensor
 from regionssl import counted
 from regionssl.backbones.encoder import Encoder
 from regionssl.counted import Stream
-from regionssl.data.photometric import normalise
+from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD
 from regionssl.errors import InputError
+from regionssl.evaluation.inputs import standardise
 from regionssl.regions.clusters import draws_shape, k_means
 
 SIDE = 128
@@ -73,9 +75,7 @@ def oracle_object_score(
         if not truth.any():
             skipped += 1
             continue
-        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].to(device)
-        labels = feature_clusters(encoder, pixels, torch.tensor([position]), clusters, size, seed)
-        on_grid = labels_on_grid(labels, clusters)[0].cpu()
+        on_grid = clusters_on_grid(encoder, picture, position, clusters, size, seed)
         prediction = on_grid == oracle_choice(on_grid, truth, clusters)
         confusion += confusion_matrix(prediction, truth)
         scored += 1
@@ -84,15 +84,44 @@ def oracle_object_score(
     return score_of(confusion, scored, skipped)
 
 
+def clusters_on_grid(
+    encoder: Encoder,
+    picture: Image.Image,
+    position: int,
+    clusters: int = 5,
+    size: int = 1280,
+    seed: int = 0,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Tensor:
+    """Clusters (128, 128) int64 of one image, on the CPU (steps 2 to 4); computed where the encoder is.
+
+    Args:
+        position: what the draws are counted by.
+    """
+    device = next(encoder.parameters(), torch.zeros(())).device
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].to(device)
+    labels = feature_clusters(encoder, pixels, torch.tensor([position]), clusters, size, seed, mean, std)
+    return labels_on_grid(labels, clusters)[0].cpu()
+
+
 @torch.no_grad()
 def feature_clusters(
-    encoder: Encoder, pixels: Tensor, index: Tensor, clusters: int = 5, size: int = 1280, seed: int = 0
+    encoder: Encoder,
+    pixels: Tensor,
+    index: Tensor,
+    clusters: int = 5,
+    size: int = 1280,
+    seed: int = 0,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
 ) -> Tensor:
     """K-means of each image's c4 vectors, of unit length (steps 2 and 3).
 
     Args:
         pixels: (N, 3, H, W) uint8.
         index: (N,) int64, what the draws of each image are counted by.
+        mean, std: what the encoder's inputs are normalised by.
 
     Returns:
         (N, h, w) int64 in 0..clusters-1, h = w = size / 16.
@@ -100,7 +129,7 @@ def feature_clusters(
     Raises:
         InputError: there are fewer vectors than clusters.
     """
-    squashed = F.interpolate(normalise(pixels.float() / 255), (size, size), mode="bilinear", align_corners=False)
+    squashed = F.interpolate(standardise(pixels, mean, std), (size, size), mode="bilinear", align_corners=False)
     features = encoder(squashed)["c4"].float()
     if features[0, 0].numel() < clusters:
         raise InputError(
@@ -142,8 +171,20 @@ def oracle_choice(labels: Tensor, truth: Tensor, clusters: int) -> int:
     return int(oracle_ious(labels, truth, clusters)[1].argmax())
 
 
+def centred_box(side: int = SIDE) -> Tensor:
+    """(side, side) bool: the box of half the sides in the middle, where photographers put things."""
+    inside = torch.zeros(side, side, dtype=torch.bool)
+    inside[side // 4 : side - side // 4, side // 4 : side - side // 4] = True
+    return inside
+
+
+def blind_choice(labels: Tensor, clusters: int) -> int:
+    """The cluster with the largest IoU with the centred box, the first at a tie; reads no label."""
+    return oracle_choice(labels, centred_box(labels.shape[-1]), clusters)
+
+
 def confusion_matrix(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Grid points by truth (row) and prediction (column), background first: (2, 2) int64."""
+    """Grid points by truth (row) and prediction (column), bool, background first: (2, 2) int64."""
     return torch.bincount((2 * truth + prediction.long()).flatten(), minlength=4).view(2, 2)
 
 

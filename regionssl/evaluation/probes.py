@@ -7,9 +7,8 @@ scored by the mean intersection over union on every pixel of the validation pict
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -86,10 +85,14 @@ def pixel_probe(
             raise InputError(f"the pixel probe needs at least one {name} picture, got none")
         for image, labels in pictures:
             _check(image, labels, len(classes), ignore)
-    features, targets = _samples(extract, train, ignore, math.ceil(pixels / len(train)), seed)
+
+    def normalised(pictures: Tensor) -> Tensor:
+        return extract(normalise(pictures.float() / 255))
+
+    features, targets = read_samples(normalised, train, ignore, math.ceil(pixels / len(train)), seed)
     classifier = fit(features, targets, len(classes), l2, balance)
     counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    for maps, labels in _maps(extract, val):
+    for maps, labels in _maps(normalised, val, _BATCH):
         # a linear map and bilinear interpolation commute, so the few scores are interpolated, not the many features
         scores = F.interpolate(classifier.on_map(maps), labels.shape[1:], mode="bilinear", align_corners=False)
         counts += confusion(scores.argmax(1).cpu(), labels, len(classes), ignore)
@@ -165,26 +168,23 @@ def _check(image: Tensor, labels: Tensor, classes: int, ignore: int | None) -> N
         )
 
 
-def _maps(extract: Extract, pictures: Sequence[Picture]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Feature maps (B, D, h, w) float32 and labels (B, H, W) of batches of neighbouring pictures of one size."""
-    for _, group in groupby(pictures, key=lambda picture: picture[0].shape):
-        alike = list(group)
-        for start in range(0, len(alike), _BATCH):
-            images, labels = zip(*alike[start : start + _BATCH], strict=True)
-            with torch.no_grad():
-                maps = extract(normalise(torch.stack(images).float() / 255)).float()
-            if not maps.isfinite().all():
-                raise InputError("the features are not finite, so there is nothing to probe; the network has diverged")
-            yield maps, torch.stack(labels)
-
-
-def _samples(
-    extract: Extract, pictures: Sequence[Picture], ignore: int | None, per_picture: int, seed: int
+def read_samples(
+    extract: Extract, pictures: Iterable[Picture], ignore: int | None, per_picture: int, seed: int, batch: int = _BATCH
 ) -> tuple[Tensor, Tensor]:
-    """Features (P, D) and labels (P,) at labelled pixels drawn without repetition from each picture."""
+    """Features (P, D) and labels (P,) at labelled pixels drawn without repetition from each picture.
+
+    Labels may have another size than their picture; both cover the same frame. Pictures are gone through once.
+
+    Args:
+        extract: pictures (B, 3, H, W) uint8 -> features (B, D, h, w), whose cells cover the picture evenly.
+        batch: pictures per call of ``extract``, at most.
+
+    Raises:
+        InputError: no labelled pixel, or features that are not finite.
+    """
     rng = torch.Generator().manual_seed(seed)
     features, targets = [], []
-    for maps, labels in _maps(extract, pictures):
+    for maps, labels in _maps(extract, pictures, batch):
         for one, truth in zip(maps, labels, strict=True):
             valid = torch.arange(truth.numel()) if ignore is None else (truth.flatten() != ignore).nonzero()[:, 0]
             chosen = valid[torch.randperm(len(valid), generator=rng)[:per_picture]]
@@ -193,6 +193,42 @@ def _samples(
     if not sum(len(part) for part in targets):
         raise InputError(f"the training pictures have no labelled pixel: every label is the ignored one, {ignore}")
     return torch.cat(features), torch.cat(targets)
+
+
+def extracted(extract: Extract, pictures: Tensor) -> Tensor:
+    """Feature maps (B, D, h, w) float32 of pictures, without gradient.
+
+    Raises:
+        InputError: they are not finite.
+    """
+    with torch.no_grad():
+        maps = extract(pictures).float()
+    if not maps.isfinite().all():
+        raise InputError("the features are not finite, so there is nothing to probe; the network has diverged")
+    return maps
+
+
+def _maps(extract: Extract, pictures: Iterable[Picture], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Feature maps (B, D, h, w) and labels (B, H, W) of batches of neighbouring pictures of one size."""
+    for alike in _alike(pictures, batch):
+        images, labels = zip(*alike, strict=True)
+        yield extracted(extract, torch.stack(images)), torch.stack(labels)
+
+
+def _alike(pictures: Iterable[Picture], most: int) -> Iterator[list[Picture]]:
+    """Neighbouring pictures whose shapes and whose labels' shapes agree, at most so many together."""
+    kept: list[Picture] = []
+    for picture in pictures:
+        if kept and (len(kept) == most or _shapes(kept[0]) != _shapes(picture)):
+            yield kept
+            kept = []
+        kept.append(picture)
+    if kept:
+        yield kept
+
+
+def _shapes(picture: Picture) -> tuple[torch.Size, torch.Size]:
+    return picture[0].shape, picture[1].shape
 
 
 def _read(features: Tensor, chosen: Tensor, height: int, width: int) -> Tensor:

@@ -7,21 +7,27 @@ centres. Classes count from 0 and have no gaps; ``classes[i]`` is a class's name
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from regionssl.data.decode import UnreadableImage
 from regionssl.data.image_list import ImageList
 from regionssl.errors import InputError
+from regionssl.labels.masks import decode
 
 
 class LabelledSet(Protocol):
     """What splitting and leakage checks need of any labelled set."""
 
-    images: ImageList
-    classes: tuple[str, ...]
+    @property
+    def images(self) -> ImageList: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -41,7 +47,8 @@ class Objects:
         labels: (n,) int64.
         crowd: (n,) bool, regions that neither train nor count (COCO's crowds, VOC's difficult objects).
         area: (n,) float64, what COCO's size classes go by.
-        masks: of each object, COCO's segmentation (polygons or run lengths); empty where the set has none.
+        masks: of each object, COCO's segmentation (polygons or run lengths); empty where the set has none. In a set
+            with masks every object has one.
         keypoints: (n, K, 3) float64, x y visibility (0, 1, 2), or None.
         dense: of each object COCO's ``dp_*`` fields or None; empty where the set has none.
     """
@@ -64,6 +71,8 @@ class ObjectSet:
         objects: of each image.
         keypoint_names, keypoint_flips: names of the keypoints and pairs that change places in a mirror.
         findings: sentences on what was counted, fixed or dropped while reading.
+        keypoint_skeleton: pairs of keypoints that a line joins in pictures.
+        category_ids: the ids that the labels' file gives the classes; empty where it gives none.
     """
 
     images: ImageList
@@ -73,6 +82,8 @@ class ObjectSet:
     keypoint_names: tuple[str, ...] = ()
     keypoint_flips: tuple[tuple[int, int], ...] = ()
     findings: tuple[str, ...] = ()
+    keypoint_skeleton: tuple[tuple[int, int], ...] = ()
+    category_ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,6 +91,15 @@ class ObjectSet:
     @property
     def has_masks(self) -> bool:
         return any(one.masks for one in self.objects)
+
+    def mask(self, i: int, k: int) -> np.ndarray:
+        """(H, W) bool mask of object ``k`` of image ``i``, in a set with masks.
+
+        Raises:
+            InputError: it is made of polygons, and pycocotools is not installed.
+        """
+        width, height = self.sizes[i].tolist()
+        return decode(self.objects[i].masks[k], width, height)
 
     def subset(self, positions: Sequence[int]) -> ObjectSet:
         chosen = np.asarray(positions, np.int64)
@@ -116,33 +136,54 @@ class MapSet:
         """(H, W) int64 classes of image ``i``; -1 where nothing is labelled.
 
         Raises:
-            InputError: a value without a class, or not a map of single values.
+            InputError: a value without a class, not a map of single 8-bit values, or a damaged file.
         """
-        with self.maps.open(i) as file, Image.open(file) as picture:
-            if picture.mode not in ("L", "P", "1"):
-                raise InputError(
-                    f"{self.maps.names[i]} is a picture of mode {picture.mode}; label maps have one 8-bit value a pixel"
-                )
-            stored = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+        stored = _stored_values(self.maps, i)
         found = self.values[stored]
         if (found < -1).any():
-            strange = sorted(set(np.unique(stored[found < -1]).tolist()))
-            raise InputError(
-                f"{self.maps.names[i]} holds the values {strange[:5]}, which no class has; name or ignore them"
-            )
+            self._refuse(i, np.bincount(stored.ravel(), minlength=len(self.values)))
         return found
+
+    def _refuse(self, i: int, histogram: np.ndarray) -> NoReturn:
+        strange = np.flatnonzero((histogram > 0) & (self.values < -1)).tolist()
+        raise InputError(
+            f"{self.maps.names[i]} holds the values {strange[:5]}, which no class has; name them in classes.json, or "
+            "ignore them there"
+        )
 
     def subset(self, positions: Sequence[int]) -> MapSet:
         chosen = np.asarray(positions, np.int64)
-        return replace(self, images=self.images.subset(chosen), maps=self.maps.subset(chosen), _counts={})
+        counts = {key: rows[chosen] for key, rows in self._counts.items()}
+        return replace(self, images=self.images.subset(chosen), maps=self.maps.subset(chosen), _counts=counts)
 
     def class_counts(self) -> np.ndarray:
         if "counts" not in self._counts:
-            rows = [
-                np.bincount(self.labels(i).ravel() + 1, minlength=len(self.classes) + 1)[1:] for i in range(len(self))
-            ]
+            with ThreadPoolExecutor(8) as pool:
+                rows = list(pool.map(self._count, range(len(self))))
             self._counts["counts"] = np.array(rows, np.int64).reshape(len(self), len(self.classes))
         return self._counts["counts"]
+
+    def _count(self, i: int) -> np.ndarray:
+        histogram = np.bincount(_stored_values(self.maps, i).ravel(), minlength=len(self.values))
+        if (histogram[self.values < -1] > 0).any():
+            self._refuse(i, histogram)
+        labelled = self.values >= 0
+        return np.bincount(self.values[labelled], histogram[labelled], len(self.classes)).astype(np.int64)
+
+
+def _stored_values(maps: ImageList, i: int) -> np.ndarray:
+    """(H, W) uint8 values of a label map, without its palette."""
+    try:
+        with maps.open(i) as file, Image.open(file) as picture:
+            mode, stored = picture.mode, np.asarray(picture)
+    except (UnreadableImage, OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"the label map {maps.names[i]} of {maps.root} cannot be read: {error}") from error
+    if mode not in ("L", "P", "1"):
+        raise InputError(
+            f"{maps.names[i]} is a picture of mode {mode}; label maps have one value of at most 8 bits a pixel, so "
+            "save class ids as greyscale or palette PNGs"
+        )
+    return stored.astype(np.uint8)
 
 
 @dataclass(frozen=True)

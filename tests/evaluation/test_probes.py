@@ -101,10 +101,14 @@ def test_the_same_arguments_give_the_same_result_and_the_global_generator_is_lef
 
 def test_training_pixels_are_as_many_as_asked_and_carry_their_own_features() -> None:
     train = _pictures(5, 0)
-    features, targets = probes._samples(_one_hot, train, None, 100, seed=0)
+
+    def extract(images: Tensor) -> Tensor:
+        return _one_hot(normalise(images.float() / 255))
+
+    features, targets = probes.read_samples(extract, train, None, 100, seed=0)
     assert features.shape == (500, 4)
     assert torch.equal(features.argmax(1), targets)
-    features, targets = probes._samples(_one_hot, train, None, 10**6, seed=0)
+    features, targets = probes.read_samples(extract, train, None, 10**6, seed=0)
     assert torch.equal(targets.bincount(), torch.stack([labels for _, labels in train]).flatten().bincount())
 
 

@@ -1,0 +1,1 @@
+"""Semantic segmentation: fully convolutional networks, and a linear probe of frozen features."""

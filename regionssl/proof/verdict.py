@@ -1,0 +1,90 @@
+"""One sentence, by stated rules.
+
+A run is judged by the mean over the label fractions of its lead over each start that it is compared with. The intervals
+of the verdict are wider than those of the table: of m pairs of a run and another start each gets 1 - 0.05 / m, so that
+the chance of a false word stays below 5 % in all. The best run by mean speaks for all. The first rule that applies:
+
+1. ImageNet's weights are among the others and their lead over the run is sure: use ImageNet.
+2. Another start's lead over the run is sure: use that one.
+3. The run's lead over every other start is sure: it helps (where random weights are not among them: it is better).
+4. Its lead over random weights is sure, that over ImageNet's is not: it helps, but use ImageNet, which costs nothing.
+5. Its lead over random weights is sure, that over another start is not: it helps, no more than that one.
+6. Otherwise there is no evidence that it helps.
+
+"Sure" means that the interval leaves 0 out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from regionssl.proof.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The sentence, and the number of the rule that it follows."""
+
+    sentence: str
+    rule: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the sentence must say of the comparison: metric, images, seeds, label fractions, confidence level."""
+
+    metric: str
+    images: int
+    seeds: int
+    fractions: int
+    level: float
+
+    def __str__(self) -> str:
+        seeds = f"{self.seeds} seeds" if self.seeds > 1 else "one seed, so nothing is known of the spread of trainings"
+        over = f"mean over {self.fractions} label fractions, " if self.fractions > 1 else ""
+        return f"{over}{self.images} validation images, {seeds}"
+
+
+def judge(run: str, others: Mapping[str, str], leads: Mapping[str, Interval], setting: Setting) -> Verdict:
+    """The verdict on one run.
+
+    Args:
+        run: its name.
+        others: source of each other start by its name.
+        leads: of the run over each of them.
+    """
+    imagenet = next((name for name, source in others.items() if source == "imagenet"), None)
+    random = next((name for name, source in others.items() if source == "random"), None)
+    behind = [name for name in others if leads[name].below]
+    unsure = [name for name in others if not leads[name].above]
+
+    def said(name: str, turned: bool = False) -> str:
+        return _numbers(leads[name], setting, turned)
+
+    end = f" ({setting})."
+    if imagenet is not None and imagenet in behind:
+        return Verdict(f"Use ImageNet: its weights lead {run} by {said(imagenet, True)}{end}", 1)
+    if behind:
+        best = min(behind, key=lambda name: leads[name].mean)
+        return Verdict(f"Use {best}: it leads {run} by {said(best, True)}{end}", 2)
+    if not unsure:
+        closest = min(others, key=lambda name: leads[name].mean)
+        among = "" if len(others) == 1 else ", the best of the others,"
+        helps = "helps: it leads" if random is not None else "is better: it leads"
+        return Verdict(f"{run} {helps} {closest}{among} by {said(closest)}{end}", 3)
+    if random is not None and random not in unsure:
+        beside = f"{run} helps, leading {random} by {said(random)}, but there is no evidence that it beats"
+        if imagenet in unsure:
+            return Verdict(f"{beside} ImageNet (lead {said(str(imagenet))}): use ImageNet, which costs nothing{end}", 4)
+        other = min(unsure, key=lambda name: leads[name].mean)
+        return Verdict(f"{beside} {other} (lead {said(other)}){end}", 5)
+    shown = min(unsure, key=lambda name: leads[name].mean)
+    helps = "helps" if random is not None else "is better"
+    return Verdict(f"There is no evidence that {run} {helps}: its lead over {shown} is {said(shown)}{end}", 6)
+
+
+def _numbers(lead: Interval, setting: Setting, turned: bool) -> str:
+    mean, low, high = (-lead.mean, -lead.high, -lead.low) if turned else (lead.mean, lead.low, lead.high)
+    sign = "" if turned else "+"
+    return f"{mean:{sign}.1f} {setting.metric} ({100 * setting.level:.3g} % interval {low:.1f} to {high:.1f})"

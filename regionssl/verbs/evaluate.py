@@ -1,0 +1,159 @@
+"""``regionssl evaluate``: one start, one task, its numbers beside the papers'."""
+
+from __future__ import annotations
+
+import math
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from regionssl.engine.checkpoint import write_json
+from regionssl.engine.choices import choose_device
+from regionssl.engine.log import duration
+from regionssl.errors import InputError
+from regionssl.evaluation.outcome import Outcome
+from regionssl.evaluation.published import published_rows
+from regionssl.evaluation.start import Start, open_start
+from regionssl.evaluation.tasks import ProtocolFile, load_protocol, open_data
+from regionssl.labels.sets import Split
+from regionssl.proof.plan import labels_digest
+from regionssl.proof.starts import checked_inputs, maps_of, try_out, weights_digest
+
+OUTCOME, EVIDENCE = "outcome.json", "evidence.npz"
+PACKAGES = ("regionssl", "torch", "torchvision", "timm", "numpy")
+
+
+def evaluate(
+    weights: Annotated[str, typer.Argument(help="run folder, file of weights, random or imagenet")],
+    task: Annotated[str, typer.Option(help="detection, segmentation, pixel_probe, knn, ...")],
+    data: Annotated[Path, typer.Option(help="labels: COCO, VOC, class maps or class folders")],
+    out: Annotated[Path, typer.Option(help="folder for numbers, tables and pictures")],
+    recipe: Annotated[
+        str | None, typer.Option(help="protocol, by name or file [default: the task's small one]")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="timm name, where the weights do not say it")] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="key=value, any setting of the protocol")] = None,
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> Outcome:
+    """Train and score a task from one start.
+
+    Writes outcome.json, evidence.npz (from which the primary metric of any part of the images can be computed) and what
+    the task leaves: predictions, tables, pictures.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        InputError: something given cannot be used; nothing is lost.
+    """
+    out, console = Path(out), Console()
+    protocol = load_protocol(task, recipe, set or ())
+    start = checked_inputs(open_start(weights, backbone))
+    make_folder(out, OUTCOME)
+    try_out(start, maps_of(protocol.settings))
+    labels = open_data(protocol.task, Path(data))
+    place = choose_device(device)
+    say(console, f"{task} ({protocol.name}: {protocol.about.summary}) from {start.name}, {start.config.name}, {place}")
+    say(console, *described(labels))
+    outcome = protocol.evaluator.run(start, labels, out, seed, str(place))
+    outcome.evidence.save(out / EVIDENCE)
+    facts = {"weights": weights_digest(start), "source": start.source, "backbone": start.config.name, "seed": seed}
+    source = {
+        "source": str(Path(data).resolve()),
+        "train": labels_digest(labels.train),
+        "val": labels_digest(labels.val),
+    }
+    write_json(out / OUTCOME, facts | {"device": str(place), "data": source} | plain(outcome, protocol, out))
+    show_metrics(outcome, console)
+    show_published(protocol, outcome, start, console)
+    say(console, f"{duration(outcome.seconds)}; written to {out}")
+    return outcome
+
+
+def make_folder(out: Path, result: str) -> None:
+    """Make the folder of the results.
+
+    Raises:
+        InputError: it holds some, is a file, or cannot be made.
+    """
+    if (out / result).exists():
+        raise InputError(f"{out} already holds {result}; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder --out {out}: {error.strerror}") from error
+
+
+def described(labels: Split[Any]) -> list[str]:
+    """Sentences on the labels and on what was found while reading them."""
+    classes = labels.train.classes
+    shown = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
+    return [
+        f"{len(labels.train):,} images to train on, {len(labels.val):,} to score on, {len(classes)} classes ({shown})",
+        *dict.fromkeys((*labels.train.findings, *labels.val.findings)),
+    ]
+
+
+def plain(outcome: Outcome, protocol: ProtocolFile, out: Path) -> dict[str, Any]:
+    """An outcome as JSON values."""
+    per_class = {name: None if math.isnan(value) else value for name, value in outcome.per_class.items()}
+    return {
+        "task": protocol.evaluator.task,
+        "protocol": protocol.name,
+        "primary": outcome.primary,
+        "metrics": dict(outcome.metrics),
+        "per_class": per_class,
+        "settings": protocol.settings,
+        "artefacts": {name: path.relative_to(out).as_posix() for name, path in outcome.artefacts.items()},
+        "seconds": round(outcome.seconds, 2),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers."""
+    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+def show_metrics(outcome: Outcome, console: Console) -> None:
+    """Print the metrics, the primary one first, and the primary one by class."""
+    table = Table("metric", "value")
+    names = sorted(outcome.metrics, key=lambda name: name != outcome.primary)
+    for name in names:
+        table.add_row(name, f"{outcome.metrics[name]:.2f}", style="bold" if name == outcome.primary else "")
+    console.print(table)
+    if len(outcome.per_class) > 1:
+        table = Table("class", outcome.primary)
+        for name, value in outcome.per_class.items():
+            table.add_row(name, "-" if math.isnan(value) else f"{value:.2f}")
+        console.print(table)
+
+
+def show_published(protocol: ProtocolFile, outcome: Outcome, start: Start, console: Console) -> None:
+    """Print the papers' rows of the protocol beside this one, as far as they have a metric in common."""
+    rows = [row for row in published_rows(protocol.name) if set(row.metrics) & set(outcome.metrics)]
+    if not rows:
+        say(console, f"no paper reports {protocol.name}")
+        return
+    metrics = [name for name in outcome.metrics if any(name in row.metrics for row in rows)]
+    table = Table("pre-training", "data", "epochs", *metrics, "verified", "source", title=f"published, {protocol.name}")
+    here = [f"{outcome.metrics[name]:.1f}" for name in metrics]
+    table.add_row(f"this one: {start.name}", "", "", *here, "", "measured here", style="bold")
+    for row in rows:
+        values = [f"{row.metrics[name]:g}" if name in row.metrics else "" for name in metrics]
+        source = f"{row.source} ({row.note})" if row.note else row.source
+        epochs = "" if row.epochs is None else str(row.epochs)
+        table.add_row(row.method, row.data, epochs, *values, "yes" if row.verified else "no", source)
+    console.print(table)
+
+
+def say(console: Console, *lines: str) -> None:
+    """Print lines as they are."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
