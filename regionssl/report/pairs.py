@@ -17,6 +17,7 @@ from regionssl.report.drawing import (
     TEXT,
     VERMILLION,
     Canvas,
+    Edges,
     Panel,
     fit,
     shorten,
@@ -61,13 +62,21 @@ def pairs_figure(rows: Sequence[Matched], title: str = "") -> Image.Image:
 def _draw_row(canvas: Canvas, top: int, row: Matched) -> None:
     canvas.write(_MARGIN, top + _NAME / 2, shorten(row.name, _SIDE, SMALL), SMALL)
     own = _paste(canvas, _MARGIN, top + _NAME, row.image)
+    users: dict[Edges, list[int]] = {}
     for rank, (neighbour, (box, match)) in enumerate(zip(row.neighbours, row.pairs, strict=True)):
-        colour, left = _COLOURS[rank], _MARGIN + (rank + 1) * (_SIDE + _GAP)
+        left = _MARGIN + (rank + 1) * (_SIDE + _GAP)
         canvas.write(left, top + _NAME / 2, f"neighbour {rank + 1}", SMALL)
         other = _paste(canvas, left, top + _NAME, neighbour)
-        for panel, edges in ((own, box), (other, match)):
-            canvas.outline(panel.place(edges), colour)
-            canvas.tag(panel.place(edges), str(rank + 1), colour)
+        _mark(canvas, other.place(match), [rank])
+        users.setdefault(own.place(box), []).append(rank)
+    for edges, ranks in users.items():
+        _mark(canvas, edges, ranks)
+
+
+def _mark(canvas: Canvas, edges: Edges, ranks: Sequence[int]) -> None:
+    """A box in the colour of the first of its neighbours, with the numbers of all."""
+    canvas.outline(edges, _COLOURS[ranks[0]])
+    canvas.tag(edges, " ".join(str(rank + 1) for rank in ranks), _COLOURS[ranks[0]])
 
 
 def _paste(canvas: Canvas, left: int, top: int, image: Image.Image) -> Panel:
