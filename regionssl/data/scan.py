@@ -64,7 +64,7 @@ def scan(
     findings = _recall(path, stamp)
     from_cache = findings is not None
     if findings is None:
-        findings, lasting = _read_headers(images, workers or _cores(), on_progress)
+        findings, lasting = _read_headers(images, workers or usable_cores(), on_progress)
         if lasting:
             keep(path, json.dumps({"stamp": stamp, **asdict(findings)}).encode())
     used = _without(images, findings.bad)
@@ -213,5 +213,6 @@ def _may_pass(cause: BaseException | None) -> bool:
     return isinstance(cause, OSError) and cause.errno not in (None, ENOENT)
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

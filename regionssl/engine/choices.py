@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from regionssl.data.loader import EpochPlan
+from regionssl.data.scan import usable_cores
 from regionssl.engine.optim import OptimiserConfig, peak_learning_rate
 from regionssl.engine.schedule import ScheduleConfig
 from regionssl.engine.train import TrainingConfig
@@ -67,7 +67,7 @@ def choose_workers(training: TrainingConfig, device: torch.device, devices: int)
     """The number of loader processes per training process."""
     if training.workers is not None:
         return Choice("training.workers", training.workers, training.workers, "as given")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if device.type == "cuda":
         workers = max(1, min(16, cores // devices - 1))
         return Choice("training.workers", workers, None, f"{cores} cores for {devices} GPU(s)")

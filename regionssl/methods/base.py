@@ -124,6 +124,14 @@ class Method(nn.Module, ABC):
     def matches(self, batch: Batch) -> Matches:
         """The regions that this method holds together in two views, for pictures."""
 
+    def found_regions(self, batch: Batch) -> Tensor | None:
+        """The regions that this method finds in whole images by its own features, for pictures.
+
+        Returns:
+            (N, h, w) int64 over the whole images, -1 for no region; None if regions are taken as they come.
+        """
+        return None
+
     def extras(self) -> dict[str, nn.Module]:
         """Further trained modules worth handing on, such as ``{"fpn": ...}``."""
         return {}

@@ -191,8 +191,7 @@ class R2o(Byol):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> MaskTargets:
-        encoder = self.previous if self.config.cluster_with == "previous" else self.target.encoder
-        features = grouped_forward(encoder, batch.views[2], self.groups(len(batch)))
+        features = self.whole_features(batch)
         whole, measures = self.whole_masks(features["c4"], batch)
         side = features["c5"].shape[-1]
         masks = torch.stack(
@@ -206,6 +205,17 @@ class R2o(Byol):
         measures["valid_masks"] = valid.sum() / len(batch)
         measures["feature_std"] = feature_std(counted_rows) if len(counted_rows) else rows.new_zeros(())
         return MaskTargets(masks, valid, weights, rows, measures)
+
+    @torch.no_grad()
+    def found_regions(self, batch: Batch) -> Tensor:
+        masks, _ = self.whole_masks(self.whole_features(batch)["c4"], batch)
+        return torch.where(masks.amax(1) > 0, masks.argmax(1), -1)
+
+    def whole_features(self, batch: Batch) -> dict[str, Tensor]:
+        """Maps c4 and c5 of the whole images, by the network that clusters."""
+        encoder = self.previous if self.config.cluster_with == "previous" else self.target.encoder
+        maps: dict[str, Tensor] = grouped_forward(encoder, batch.views[2], self.groups(len(batch)))
+        return maps
 
     def whole_masks(self, features: Tensor, batch: Batch) -> tuple[Tensor, Terms]:
         """Masks (n, K, cells, cells) over the whole images from their c4 map, and what to log of them (section 4)."""

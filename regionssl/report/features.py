@@ -8,9 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from regionssl.report.drawing import INK, LINE, MUTED, SMALL, TEXT, Canvas, Panel, fit, shorten, text_width
-
-_SIDE, _GAP, _MARGIN, _TITLE = 232, 10, 28, 36
+from regionssl.report.tiles import Row, cells, tiles_figure
 
 
 def feature_maps_figure(images: Sequence[Image.Image], rows: Mapping[str, Tensor], title: str = "") -> Image.Image:
@@ -20,41 +18,13 @@ def feature_maps_figure(images: Sequence[Image.Image], rows: Mapping[str, Tensor
         images: N RGB images that the networks saw whole.
         rows: label -> feature maps (N, C, h, w), any float type; each row has its own directions and colours.
     """
-    pictures = [fit(image.convert("RGB"), _SIDE, _SIDE)[0] for image in images]
-    tall = max(picture.height for picture in pictures)
-    label = max(text_width(shorten(name, _SIDE, TEXT), TEXT) for name in ["images", *rows])
-    left = _MARGIN + round(label) + 2 * _GAP
-    top = _MARGIN + (_TITLE if title else 0)
-    canvas = Canvas(
-        left + len(images) * (_SIDE + _GAP) + _MARGIN - _GAP, top + (1 + len(rows)) * (tall + _GAP) + _MARGIN - _GAP
-    )
-    if title:
-        canvas.write(_MARGIN, _MARGIN, shorten(title, canvas.image.width - 2 * _MARGIN, TEXT + 4), TEXT + 4)
-    _draw_row(canvas, left, top, tall, "images", pictures, pictures)
-    for number, (name, features) in enumerate(rows.items(), 1):
-        colours = [Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()) for tile in pca_colours(features)]
-        _draw_row(canvas, left, top + number * (tall + _GAP), tall, name, colours, pictures, tuple(features.shape[-2:]))
-    return canvas.image
-
-
-def _draw_row(
-    canvas: Canvas,
-    left: int,
-    top: int,
-    tall: int,
-    name: str,
-    tiles: Sequence[Image.Image],
-    pictures: Sequence[Image.Image],
-    cells: tuple[int, ...] | None = None,
-) -> None:
-    """One row of tiles, each as large as its picture, under a label that tells the number of cells."""
-    canvas.write(_MARGIN, top + tall / 2, shorten(name, _SIDE, TEXT), TEXT, INK)
-    if cells:
-        canvas.write(_MARGIN, top + tall / 2 + 22, f"{cells[0]} x {cells[1]} cells", SMALL, MUTED)
-    for column, (tile, picture) in enumerate(zip(tiles, pictures, strict=True)):
-        panel = Panel(left + column * (_SIDE + _GAP), top, picture.width, picture.height, 1.0)
-        canvas.paste(tile, panel)
-        canvas.outline(panel.edges, LINE, 1, halo=False)
+    tiles = {
+        name: Row(
+            [Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()) for tile in pca_colours(maps)], cells(maps)
+        )
+        for name, maps in rows.items()
+    }
+    return tiles_figure(images, tiles, title)
 
 
 def pca_colours(features: Tensor) -> Tensor:

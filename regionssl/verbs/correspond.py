@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from regionssl.config import to_plain
 from regionssl.data.images import ImageList
+from regionssl.data.scan import usable_cores
 from regionssl.engine.choices import choose_device
 from regionssl.engine.log import duration
 from regionssl.errors import InputError
@@ -59,14 +61,14 @@ def correspond(
         network: gives the features.
         out: a folder.
         proposals: a complete store of boxes of these images; None runs selective search.
-        devices: processes on this machine.
-        share: of the work; None for what torchrun says, or else all of it, in ``devices`` processes.
+        devices: processes on this machine for the parts with a network; the others take every core.
+        share: of the work; None for what torchrun says, or else all of it.
 
     Raises:
         InputError: too few images, no selective search, or a store or run that does not fit.
     """
     check_possible(images, config, proposals)
-    share = share or share_of(devices)
+    share = share or share_of(devices, network=True)
     stage = Stage(images, network, out, config, share, choose_device(device).type, console or Console())
     found = stage.run(proposals)
     found.save(out / FILE)
@@ -114,11 +116,11 @@ class Stage:
         if proposals is None:
             libraries = library_of("selective_search")
             search = RegionWork(self.images, SelectiveSearch())
-            raw = self.part("proposals", "boxes", {"kind": "selective_search", "libraries": libraries}, search)
+            raw = self.part("proposals", "boxes", {"kind": "selective_search", "libraries": libraries}, search, True)
         else:
             raw = open_store(proposals, self.images.fingerprint, "boxes")
         of = {"proposals": [raw.manifest.settings, raw.contents()], "filter": to_plain(config.proposals)}
-        boxes = self.part("boxes", "boxes", of, BoxWork(*common, raw))
+        boxes = self.part("boxes", "boxes", of, BoxWork(*common, raw), True)
         view = {**weights, "resize": config.resize, "crop": config.crop}
         embeddings = self.part("embeddings", "features", view, EmbeddingWork(*common, self.network))
         everything = {"images": embeddings.contents()}  # any changed image may change any neighbour
@@ -127,15 +129,24 @@ class Stage:
         roi = {**weights, "boxes": boxes.folder.name, "patch": config.patch}
         features = self.part("roi", "features", roi, RoiWork(*common, self.network, boxes))
         best = {"roi": features.folder.name, "neighbours": neighbours.folder.name, "ratio": config.pair_ratio}
-        pairs = self.part("pairs", "pairs", best, PairWork(*common, boxes, features, neighbours))
+        pairs = self.part("pairs", "pairs", best, PairWork(*common, boxes, features, neighbours), True)
         return assemble(self.images.fingerprint, config.neighbours, boxes, neighbours, pairs)
 
-    def part(self, name: str, content: Content, settings: dict[str, Any], work: Work) -> Store:
-        """One part, complete."""
+    def part(
+        self, name: str, content: Content, settings: dict[str, Any], work: Work, every_core: bool = False
+    ) -> Store:
+        """One part, complete.
+
+        Args:
+            every_core: the work has no threads of its own, so it gets a process per core.
+        """
+        share = self.share
+        if every_core and share.count == 1:
+            share = replace(share, processes=max(share.processes, usable_cores()))
         manifest = Manifest(content, settings, self.names, len(self.images))
         key = hashlib.sha256(json.dumps(manifest.to_plain(), sort_keys=True).encode()).hexdigest()[:8]
         began = time.perf_counter()
-        store = make_store(self.out / f"{name}-{key}", manifest, self.images, work, self.share, self.console, name)
+        store = make_store(self.out / f"{name}-{key}", manifest, self.images, work, share, self.console, name)
         while not (store.folder / COMPLETE).is_file():  # other processes of torchrun are still at it
             time.sleep(1)
         self.seconds[name] = time.perf_counter() - began
@@ -147,7 +158,7 @@ class Stage:
         single = [boxes for boxes in found.boxes if len(boxes) == 1]
         fallbacks = sum(not len(filter_proposals(boxes, rules)) for boxes in single)
         numbers = np.diff(found.boxes.ends, prepend=0)
-        table = Table(title=f"time by part, {count:,} images, {self.share.processes} process(es), {self.device}")
+        table = Table(title=f"time by part, {count:,} images, {usable_cores()} cores, {self.device}")
         for heading in ("part", "time", "ms an image", f"{COCO:,} images"):
             table.add_column(heading, justify="left" if heading == "part" else "right")
         for name, seconds in self.seconds.items():

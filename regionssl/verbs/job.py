@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from regionssl.engine.distributed import current_world
 from regionssl.engine.optim import make_optimiser
 from regionssl.engine.train import Trainer, run
 from regionssl.errors import InputError
+from regionssl.methods.base import MethodConfig
+from regionssl.verbs.kept_regions import keep_regions
 from regionssl.verbs.run_folder import CONFIG, FACTS, facts, write_weights
 
 # Settings that may change between a run and its continuation: they do not touch the result.
@@ -39,6 +41,7 @@ class Job:
     Attributes:
         init: weights that the backbone starts from.
         patches: correspondences between the images, if some views are patches; ``correspondences`` identifies them.
+        regions: the method's config with the place where its regions are kept; not part of what the run is.
     """
 
     config: RunConfig
@@ -53,6 +56,7 @@ class Job:
     nodes: int
     patches: PatchSource | None = None
     correspondences: str | None = None
+    regions: MethodConfig | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to go on."""
@@ -113,7 +117,7 @@ def build_trainer(job: Job, fabric: Fabric, fresh: bool = True) -> Trainer:
         optimiser=wrapped,
         fabric=fabric,
         world=world,
-        regions=make_regions(config.method, job.images.names, job.images),
+        regions=make_regions(job.regions or config.method, job.images.names, job.images),
         patches=job.patches,
     )
 
@@ -122,6 +126,8 @@ def train(job: Job, resume: bool, console: Console, again: str) -> None:
     """Run the job to its end or to a stop signal, and leave config, log, checkpoints and weights in its folder."""
     identity = job.identity()
     state = checked_state(job.out, identity) if resume else None
+    passes = job.resolved.total_steps / job.resolved.epochs.steps_per_epoch
+    job = replace(job, regions=keep_regions(job.config.method, job.images, passes, job.out, process_rank(), console))
     fabric = launch(job)
     trainer = build_trainer(job, fabric, fresh=state is None)
     failed: dict[int, str] = {}

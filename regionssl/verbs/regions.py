@@ -53,7 +53,9 @@ def find_regions(
     annotations: Annotated[Path | None, typer.Option(help="COCO json of the kinds coco_boxes and coco_masks")] = None,
     weights: Annotated[Path | None, typer.Option(help="run folder, for the features of the kind kmeans")] = None,
     labels: Annotated[Path | None, typer.Option(help="COCO json or folder of label PNGs to compare with")] = None,
-    devices: Annotated[int, typer.Option(help="processes on this machine; torchrun works too")] = 1,
+    devices: Annotated[
+        int | None, typer.Option(help="processes on this machine; torchrun works too [default: cores; 1 for kmeans]")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda, for kmeans")] = "auto",
     image_root: Annotated[Path | None, typer.Option(help="where the images of a COCO json lie")] = None,
 ) -> Path:
@@ -68,7 +70,7 @@ def find_regions(
         InputError: something given cannot be used, or the store is of other images or settings.
     """
     data, out, console = Path(data), Path(out), Console(quiet=int(os.environ.get("RANK", 0)) != 0)
-    if devices < 1:
+    if devices is not None and devices < 1:
         raise InputError(f"--devices counts from 1, got {devices}")
     config = region_config(kind, set or [])
     images, scanned = scan(find_images(data, image_root))
@@ -82,7 +84,7 @@ def find_regions(
         manifest,
         images,
         work,
-        share_of(devices),
+        share_of(devices, network=config.kind == "kmeans"),
         console,
         kind,
         lambda store: summarise(store, work.image_size, objects),

@@ -30,6 +30,7 @@ from regionssl.report.features import feature_maps_figure
 from regionssl.report.views import views_figure
 from regionssl.verbs.pretrain import DEFAULT_RECIPE
 from regionssl.verbs.run_folder import CONFIG, FACTS
+from regionssl.verbs.show_regions import draw_found_regions, draw_pairs
 from regionssl.verbs.stages import load_patches
 
 _MAPS = ("c2", "c3", "c4", "c5")
@@ -59,7 +60,8 @@ def show(
 ) -> Path:
     """Draw the views and matched regions of step 0, and of a run also its loss curves and features before and after.
 
-    Writes views.png; for a run also curves.png once it has logged and features.png once it has weights.
+    Writes views.png; regions.png where the method finds regions by its own features; for a run also curves.png once it
+    has logged, features.png once it has weights, and pairs.png where ORL has matched boxes across images.
 
     Returns:
         The folder of the pictures.
@@ -81,14 +83,20 @@ def show(
         subject = open_images(source, image_root, load_config(recipe or DEFAULT_RECIPE, {}, set, size))
     make_folder(out)
     method = make_method(subject.config, World(), subject.config.training.seed, "random")
-    batch = first_batch(subject.config, subject.images, samples, patches_of(subject))
+    patches = patches_of(subject)
+    batch = first_batch(subject.config, subject.images, samples, patches)
     pictures = {"views.png": draw_views(subject, method, batch)}
+    if patches is not None:
+        title = f"{subject.name}: best pairs of boxes with the nearest images"
+        pictures["pairs.png"] = draw_pairs(subject.images, patches, batch.index.tolist(), title)
     if subject.run is not None:
         log = subject.run / "log.jsonl"
         if records := read_log(log) if log.is_file() else []:
             pictures["curves.png"] = draw_curves(subject, records)
         if (subject.run / CARD).is_file():
             pictures["features.png"] = draw_features(subject, method, subject.run, batch.index.tolist())
+    if regions := draw_regions(subject, method, samples):
+        pictures["regions.png"] = regions
     for name, picture in pictures.items():
         picture.save(out / name)
         console.print(f"wrote {out / name}", highlight=False, markup=False, soft_wrap=True)
@@ -191,6 +199,15 @@ def draw_views(subject: Subject, method: Method, batch: Batch) -> Image.Image:
         captions=view_names(plan),
         others=others,
     )
+
+
+def draw_regions(subject: Subject, method: Method, samples: int) -> Image.Image | None:
+    """The regions that the method finds in the first images; None if it finds none by itself."""
+    if type(method).found_regions is Method.found_regions:
+        return None
+    batch = first_batch(subject.config, subject.images, subject.config.training.batch_size)
+    title = f"{subject.name}: regions found by {subject.config.method.name}"
+    return draw_found_regions(subject.config, method, batch, subject.images, subject.run, samples, title)
 
 
 def view_names(plan: ViewPlan) -> list[str]:

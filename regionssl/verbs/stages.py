@@ -7,9 +7,7 @@ second ``correspond``, the third ``pretrain --recipe orl --correspondences FILE`
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +30,7 @@ from regionssl.verbs.correspond import FILE, check_possible, correspond
 from regionssl.verbs.correspond_work import NetworkSource
 from regionssl.verbs.cost import explain_cost
 from regionssl.verbs.job import Job, build_trainer, checked_state, launch, process_rank, refuse_changes, train
+from regionssl.verbs.kept_regions import wait_for
 from regionssl.verbs.run_folder import CONFIG
 
 STAGE_1, STAGE_2, GIVEN = "stage1", "stage2", "stages.yaml"
@@ -137,11 +136,7 @@ def do_stage_2(job: Job, network: NetworkSource, console: Console, again: str) -
     """The first process finds the correspondences, with as many helpers as the job has devices; the others wait."""
     out = job.out / STAGE_2
     if process_rank() > 0:
-        parent = os.getppid()
-        while not (out / FILE).is_file():
-            if os.getppid() != parent:
-                sys.exit(1)  # the first process, which started this one, is gone
-            time.sleep(1)
+        wait_for(out / FILE)
         return
     console.print(f"stage 2 of 3: correspondences -> {out}", highlight=False, soft_wrap=True)
     out.mkdir(exist_ok=True)

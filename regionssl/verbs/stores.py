@@ -11,14 +11,21 @@ from rich.console import Console
 
 from regionssl.data.contents import stamp
 from regionssl.data.images import ImageList
+from regionssl.data.scan import usable_cores
 from regionssl.regions.build_store import Share, Work, complete, fill, prepare, unfinished
 from regionssl.regions.store import Manifest, Store, note_checked
 from regionssl.verbs.progress import Bar
 
 
-def share_of(devices: int) -> Share:
-    """This command's share of the work: all of it, or one of those that torchrun started."""
-    return Share(devices, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+def share_of(devices: int | None, network: bool = False) -> Share:
+    """This command's share of the work: all of it, or one of those that torchrun started.
+
+    Args:
+        devices: processes on this machine; None for one per core, or a single one for a network, which has threads.
+    """
+    commands = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    processes = devices or (1 if network else max(1, usable_cores() // commands))
+    return Share(processes, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
 def make_store(

@@ -12,7 +12,7 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from regionssl.backbones.encoder import EncoderConfig
-from regionssl.build import make_method, trainable
+from regionssl.build import load_config, make_method, trainable
 from regionssl.data.batch import Batch
 from regionssl.data.images import ImageList
 from regionssl.methods.base import Method, Progress, World
@@ -181,3 +181,33 @@ def test_the_published_network_has_the_stated_number_of_weights() -> None:
     predictors = [method.online.predictor[kind][0].weight for kind in KINDS]
     assert not torch.equal(predictors[0], predictors[1])
     assert not torch.equal(predictors[1], predictors[2])
+
+
+def released_names(method: Orl) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of stage 3 as the release has them, which holds the online encoder and projector twice."""
+    heads = {
+        kind: f"{name}_head.predictor"
+        for kind, name in zip(KINDS, ("global", "local_intra", "local_inter"), strict=True)
+    }
+    layers = {"0": "fc0", "1": "bn0", "3": "fc1"}
+    names = {}
+    for key, value in method.state_dict().items():
+        branch, part, *path = key.split(".")
+        if part == "predictor":
+            kind, layer, *rest = path
+            places = [".".join([heads[kind], layers[layer], *rest])]
+        else:
+            number, alias = ("0", "backbone") if part == "encoder" else ("1", "neck")
+            tail = ".".join(path[1:] if part == "encoder" else [layers[path[0]], *path[1:]])
+            places = [f"{branch}_net.{number}.{tail}", *([f"{alias}.{tail}"] if branch == "online" else [])]
+        names |= dict.fromkeys(places, tuple(value.shape))
+    return names
+
+
+def test_the_full_size_model_has_the_tensors_of_the_release() -> None:
+    golden = np.load(GOLDEN.with_name("orl_state_dict_keys.npz"))
+    shapes = (tuple(int(size) for size in text.strip("()").split(",") if size) for text in golden["shapes"].tolist())
+    config = load_config("orl", {})
+    method = make_method(config, World(), 0, "random")
+    assert isinstance(method, Orl)
+    assert released_names(method) == dict(zip(golden["keys"].tolist(), shapes, strict=True))

@@ -13,6 +13,8 @@ from regionssl import InputError, pretrain, show
 from regionssl.data.images import ImageList
 from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint
 from regionssl.engine.log import read_log
+from regionssl.regions.store import open_store
+from regionssl.verbs.regions import find_regions
 
 SETTINGS = [
     "backbone.name=test_resnet",
@@ -69,6 +71,48 @@ def test_a_resumed_run_equals_an_uninterrupted_one(scenes: Path, labels: Path, t
     assert {"image", "points", "affinity", "valid", "pairs"} <= set(records[0])
     show(whole, tmp_path / "pictures", samples=2)
     assert (tmp_path / "pictures" / "views.png").is_file()
+
+
+def superpixels(scenes: Path, out: Path, steps: int, *settings: str, resume: bool = False) -> Path:
+    source = ["method.source={kind: slic, size: 64, segments: 12}", *settings]
+    return pretrain(
+        scenes,
+        out,
+        recipe="plrc_small",
+        size=64,
+        steps=steps,
+        batch_size=8,
+        workers=0,
+        precision="fp32",
+        set=SETTINGS + source,
+        resume=resume,
+    )
+
+
+def test_superpixels_are_found_once_and_change_nothing(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With 32 scenes, 4 steps of 8 are one pass, in which nothing is gained; 5 are more."""
+    superpixels(scenes, tmp_path / "one_pass", 4)
+    assert not (tmp_path / "one_pass" / "regions").exists()
+    kept = superpixels(scenes, tmp_path / "kept", 5)
+    assert "slic regions: 32 images" in capsys.readouterr().out
+    store = open_store(kept / "regions", None, "labels")
+    find_regions(scenes, tmp_path / "store", kind="slic", set=["size=64", "segments=12"])
+    given = superpixels(scenes, tmp_path / "given", 5, f"method.source.store={tmp_path / 'store'}")
+    assert not (given / "regions").exists()
+    assert (store.read(7) == open_store(tmp_path / "store", None).read(7)).all()
+    weights = [load_file(run / "weights.safetensors") for run in (kept, given)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_damaged_store_of_a_run_is_mended_when_it_goes_on(scenes: Path, tmp_path: Path) -> None:
+    kept = superpixels(scenes, tmp_path / "run", 5)
+    shard = next((kept / "regions" / "shards").glob("*.bin"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    superpixels(scenes, kept, 5, resume=True)
+    assert shard.read_bytes() == whole
 
 
 def test_missing_labels_stop_the_run_before_it_starts(scenes: Path, labels: Path, tmp_path: Path) -> None:

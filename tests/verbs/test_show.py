@@ -73,6 +73,24 @@ def test_images_are_shown_under_any_recipe(recipe: str, scenes: Path, tmp_path: 
     assert set(sizes(tmp_path)) == {"views.png"}
 
 
+def test_regions_of_r2o_are_shown_over_its_training(scenes: Path, tmp_path: Path) -> None:
+    settings = [
+        "backbone.name=test_resnet",
+        "method.source={kind: grid, side: 4}",
+        "method.curriculum.clusters=[8, 2]",
+        "training.save_every=2",
+        "method.hidden=16",
+    ]
+    run, images = tmp_path / "run", tmp_path / "images"
+    pretrain(scenes, run, recipe="r2o_small", size=64, batch_size=8, steps=4, set=settings)
+    show(run, tmp_path / "of_run", samples=2)
+    assert set(sizes(tmp_path / "of_run")) == {"views.png", "regions.png", "curves.png", "features.png"}
+    show(scenes, images, recipe="r2o_small", samples=2, size=64, set=[*settings, "training.batch_size=8"])
+    assert set(sizes(images)) == {"views.png", "regions.png"}
+    two_states_more = sizes(tmp_path / "of_run")["regions.png"][1] - sizes(images)["regions.png"][1]
+    assert two_states_more == 2 * (sizes(images)["regions.png"][1] - 28 * 2 - 36 + 10) // 3
+
+
 def test_the_views_are_those_of_step_0(run: Path, images: ImageList) -> None:
     """The batch is the beginning of the one that the training loader makes."""
     config = load_config(str(run / "config.yaml"), {})

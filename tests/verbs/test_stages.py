@@ -189,6 +189,8 @@ def test_pictures_show_the_neighbours(finished: Path, scenes: Path, tmp_path: Pa
     show(finished / "stage1", tmp_path / "first", samples=2)
     wide, plain = (Image.open(tmp_path / folder / "views.png").width for folder in ("pictures", "first"))
     assert wide - plain == 4 * (448 + 28) + (448 + 28), "four patches, and the image of the last"
+    assert (tmp_path / "pictures" / "pairs.png").is_file()
+    assert not (tmp_path / "first" / "pairs.png").exists()
     with pytest.raises(InputError, match="second stage"):
         show(scenes, tmp_path / "none", recipe=TINY)
 
