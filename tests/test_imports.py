@@ -19,8 +19,7 @@ ALLOWED = {
     "engine": BASE | {"data", "methods.base", "engine"},
     "labels": BASE | {"data", "labels"},
     "evaluation": BASE | {"data", "labels", "regions", "backbones", "engine", "export.run_weights", "evaluation"},
-    "proof": BASE
-    | {"data", "labels", "regions", "backbones", "engine", "export.run_weights", "evaluation", "proof"},
+    "proof": BASE | {"data", "labels", "regions", "backbones", "engine", "export.run_weights", "evaluation", "proof"},
     "export": BASE | {"data.photometric", "backbones", "export", "engine.checkpoint"},
     "report": BASE | {"report"},
     "build": BASE | {"data", "labels", "regions", "backbones", "methods", "engine", "evaluation", "export"},

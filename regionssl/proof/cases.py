@@ -18,7 +18,7 @@ from regionssl.labels.sets import MapSet, ObjectSet
 from regionssl.proof.plan import Labelled
 from regionssl.proof.store import Result
 
-_WIDTH, _CAPTION = 300, 18  # of one panel, pixels
+_WIDTH, _CAPTION, _ENLARGED = 300, 18, 2.0  # of one panel, pixels; small images are enlarged
 _LINES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0))
 
 
@@ -94,7 +94,7 @@ def _boxes(val: ObjectSet, found: Sequence[dict[str, Any]]) -> list[Any]:
 
 def _joined(val: Labelled, image: Image.Image, panels: Sequence[tuple[str, Any]]) -> Image.Image:
     """The panels from left to right, each under its name."""
-    scale = min(1.0, _WIDTH / image.width)
+    scale = min(_ENLARGED, _WIDTH / image.width)
     small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     canvas = Image.new("RGB", ((small.width + 6) * len(panels) - 6, small.height + _CAPTION), "white")
     pen = ImageDraw.Draw(canvas)

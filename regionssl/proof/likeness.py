@@ -20,17 +20,17 @@ from regionssl.data.image_list import ImageList
 from regionssl.evaluation.inputs import standardise
 from regionssl.evaluation.start import Start
 
-COSINE = 0.9
+COSINE = 0.95
 MOST_ON_CPU = 4000
 """Images for which the features are worth their time on a CPU."""
 LEAST = 256
 """Images below which there are too few to tell what is alike."""
-_SIDE, _BATCH, _DIRECTIONS = 128, 32, 64
+_SIDE, _BATCH, _DIRECTIONS = 64, 64, 64
 
 
 @torch.no_grad()
 def pooled_features(start: Start, images: ImageList, device: str) -> np.ndarray:
-    """(N, C) float32: c5 of the images squashed to 128 x 128, averaged; nan for images that cannot be read."""
+    """(N, C) float32: c5 of the images squashed to 64 x 64, averaged; nan for images that cannot be read."""
     encoder = start.encoder(("c5",)).to(device).eval()
     rows = []
     for first in range(0, len(images), _BATCH):

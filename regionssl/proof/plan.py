@@ -93,7 +93,8 @@ class Plan:
     @property
     def blocks(self) -> list[Block]:
         """The most telling first: by seeds; of each the largest fraction, the smallest, and on inwards."""
-        order, left = [], list(self.fractions)
+        order = list[float]()
+        left = list(self.fractions)
         while left:
             order.append(left.pop(0 if len(order) % 2 else -1))
         return [(fraction, seed) for seed in range(self.seeds) for fraction in order]

@@ -62,7 +62,7 @@ def judge(run: str, others: Mapping[str, str], leads: Mapping[str, Interval], se
     def said(name: str, turned: bool = False) -> str:
         return _numbers(leads[name], setting, turned)
 
-    end = f" ({setting})."
+    end = f"; {setting}."
     if imagenet is not None and imagenet in behind:
         return Verdict(f"Use ImageNet: its weights lead {run} by {said(imagenet, True)}{end}", 1)
     if behind:

@@ -9,8 +9,8 @@ from html import escape
 
 from regionssl.report.drawing import ticks
 
-WIDTH, HEIGHT = 640, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 18, 52
+WIDTH, HEIGHT = 480, 330
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 24, 54
 SERIES = 6
 """Number of colours, dashes and markers before they repeat."""
 _DASHES = ("", "7 4", "2 4", "10 3 2 3", "1 3", "12 5")
@@ -89,7 +89,7 @@ def _grid(frame: _Frame, curves: Sequence[Curve], metric: str) -> list[str]:
     for images, fraction in frame.images:
         x = frame.x(images)
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 5}"/>')
-        if x - last > 46:
+        if x - last > 52:
             parts.append(f'<text x="{x:.1f}" y="{base + 19}" text-anchor="middle">{images:,}</text>')
             parts.append(
                 f'<text class="small" x="{x:.1f}" y="{base + 33}" text-anchor="middle">{100 * fraction:g} %</text>'
@@ -119,9 +119,16 @@ def _line(frame: _Frame, curve: Curve, series: int, shift: float) -> list[str]:
         label = escape(said)
         parts.append(
             f'<g class="point" tabindex="0" role="img" aria-label="{label}"><title>{label}</title>'
-            f"{bars}{_marker(x, y, series)}</g>"
+            f"{bars}{_marker(x, y, series)}{_value(point, x, y)}</g>"
         )
     return [*parts, "</g>"]
+
+
+def _value(point: CurvePoint, x: float, y: float) -> str:
+    """The numbers of a point, which the page shows while it is pointed at or has the focus."""
+    bounds = f" ({point.low:.1f} to {point.high:.1f})" if math.isfinite(point.low) else ""
+    middle = min(max(x, _LEFT + 62), WIDTH - _RIGHT - 62)
+    return f'<text class="value" x="{middle:.1f}" y="{y - 10:.1f}" text-anchor="middle">{point.mean:.1f}{bounds}</text>'
 
 
 def _marker(x: float, y: float, series: int) -> str:

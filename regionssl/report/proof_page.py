@@ -131,9 +131,13 @@ h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margi
 figure { margin: 0; } figcaption, section p { color: var(--muted); font-size: .9rem; overflow-wrap: anywhere; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: 0; margin: .4rem 0;
   color: var(--ink); }
-svg { width: 100%; height: auto; max-width: 48rem; display: block; }
+svg { width: 100%; height: auto; max-width: 40rem; display: block; }
 svg.swatch { width: 36px; height: 14px; display: inline-block; vertical-align: middle; }
 svg text { fill: var(--ink); font-size: 13px; } svg text.small { fill: var(--muted); font-size: 12px; }
+.point .value { visibility: hidden; font-weight: 600; paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
+.point:hover .value, .point:focus .value { visibility: visible; }
+.point:focus { outline: none; } .point:focus :is(circle, rect, polygon) { stroke: var(--ink); stroke-width: 3; }
+@media (max-width: 36rem) { svg text { font-size: 17px; } svg text.small { font-size: 15px; } }
 .grid { stroke: var(--line); } .axis { stroke: var(--muted); }
 polyline, .swatch line { fill: none; stroke: currentColor; stroke-width: 2; }
 .point path { stroke: currentColor; stroke-width: 1.5; fill: none; }

@@ -108,7 +108,7 @@ def test_standardised_features_tell_copies_from_a_common_direction() -> None:
     two[5] = one[9] + 0.02 * rng.normal(size=100)
     one[3] = np.nan
     found = standardised_features({"train": one, "val": two})
-    pairs = near_by_features(found["train"], found["val"], 0.9)
+    pairs = near_by_features(found["train"], found["val"], 0.95)
     assert (pairs.left.tolist(), pairs.right.tolist()) == ([9], [5])
     assert not found["train"][3].any()
 

@@ -36,13 +36,13 @@ def test_the_first_rule_that_applies(leads: dict[str, Interval], rule: int, says
     verdict = judge("run", sources, leads, SETTING)
     assert verdict.rule == rule
     assert says in verdict.sentence
-    assert verdict.sentence.endswith("(mean over 5 label fractions, 42 validation images, 3 seeds).")
+    assert verdict.sentence.endswith("; mean over 5 label fractions, 42 validation images, 3 seeds.")
     assert verdict.sentence.count(". ") == 0  # one sentence
 
 
 def test_one_seed_is_said() -> None:
     verdict = judge("run", {"random": "random"}, {"random": UP}, Setting("miou", 10, 1, 1, 0.95))
     assert verdict.sentence.endswith(
-        "(10 validation images, one seed, so nothing is known of the spread of trainings)."
+        "; 10 validation images, one seed, so nothing is known of the spread of trainings."
     )
     assert "95 % interval" in verdict.sentence

@@ -4,10 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from regionssl.evaluation.probes import ProbeResult
-from regionssl.verbs.demo import NAMES, demo, report
+from regionssl.verbs.demo import NAMES, demo
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,21 +22,22 @@ def test_the_readme_names_what_there_is() -> None:
 
 
 def test_the_demo_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before, after = demo(tmp_path / "demo", scenes=32, steps=3, labelled=8)
-    assert before.per_class.keys() == after.per_class.keys() == set(NAMES)
+    found = demo(tmp_path / "demo", scenes=32, steps=3, labelled=8)
+    assert set(found.classes) == set(NAMES)
+    assert [(point.start, point.images) for point in found.points] == [
+        ("run", 2),
+        ("run", 8),
+        ("random", 2),
+        ("random", 8),
+    ]
     for name in (
         "run/weights.safetensors",
         "resnet18-torchvision.safetensors",
         "pictures/views.png",
         "pictures/features.png",
+        "proof/proof.html",
+        "proof/results.csv",
     ):
         assert (tmp_path / "demo" / name).is_file()
-    assert "On these scenes pre-training" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("gain", "word"), [(0.05, "helped"), (-0.05, "hurt"), (0.0, "made no difference")])
-def test_the_verdict_says_what_happened(gain: float, word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    before = ProbeResult(0.2, dict.fromkeys(NAMES, 0.2), 0.5)
-    after = ProbeResult(0.2 + gain, dict.fromkeys(NAMES, 0.2 + gain), 0.5)
-    report(before, after, Console(width=200))
-    assert word in capsys.readouterr().out
+    verdict = (tmp_path / "demo" / "proof" / "verdict.txt").read_text().strip()
+    assert " ".join(verdict.split()) in " ".join(capsys.readouterr().out.split())

@@ -111,7 +111,7 @@ class TrainingSettings(TrainingCut):
                 loss.backward()
                 optimiser.step()
                 if (step % _BETWEEN_CHECKS == 0 or step == self.iterations - 1) and not bool(loss.isfinite()):
-                    raise InputError(f"the loss is {float(loss)} at iteration {step} with lr {self.lr}; lower lr")
+                    raise InputError(f"the loss is {loss.item()} at iteration {step} with lr {self.lr}; lower lr")
 
     def _loss(self, forward: Forward, inputs: Tensor, truth: Tensor, exclusive: bool) -> Tensor:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

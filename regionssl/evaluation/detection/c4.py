@@ -39,7 +39,7 @@ class RegionStage(nn.Sequential):
         super().__init__(stage, nn.Identity() if layer is None else layer(channels))
 
 
-class C4Heads(RoIHeads):
+class C4Heads(RoIHeads):  # type: ignore[misc]
     """RoI heads whose box and mask branch share one pass of the last stage.
 
     ``box_head`` is a :class:`RegionStage`; the boxes are predicted from the mean of its map, the masks from the map

@@ -73,7 +73,7 @@ class DetectorSettings(InputSettings, TrunkSettings, HeadSettings):
     """Everything that a detector is made by."""
 
 
-class Inputs(GeneralizedRCNNTransform):
+class Inputs(GeneralizedRCNNTransform):  # type: ignore[misc]
     """Normalises and stacks images; resizes them in evaluation mode alone, as training samples come resized.
 
     The image is reduced with antialiasing, as Pillow does it for training.
@@ -203,9 +203,10 @@ def _one_stage(kind: Kind, start: Start, classes: int, settings: DetectorSetting
     trunk = pyramid(start, settings, seed, one_stage=True)
     common: dict[str, Any] = {"score_thresh": settings.least_score, "detections_per_img": settings.detections}
     model: RetinaNet | FCOS
-    if kind == "fcos" and settings.fpn_width % 32:
+    if kind == "fcos" and (settings.fpn_width % 32 or settings.fpn_width == 32):
         raise InputError(
-            f"FCOS has group norms of 32 groups; set fpn_width to a multiple of 32, not {settings.fpn_width}"
+            f"FCOS norms its heads in 32 groups of at least two channels; set fpn_width to 64, 96, 128, ..., not "
+            f"{settings.fpn_width}"
         )
     if kind == "fcos":
         anchors = _anchors(tuple((size / 4,) for size in SIZES), settings, ratios=(1.0,))

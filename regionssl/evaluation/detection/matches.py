@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -105,9 +105,8 @@ class DetectionEvidence:
         with np.load(path, allow_pickle=False) as file:
             if str(file["kind"]) != "detection":
                 raise InputError(f"{path} holds evidence of the kind {file['kind']}, not of a detection")
-            curve = str(file["curve"])
-            assert curve in ("coco", "voc07", "voc12")
-            return cls(Matches(**{name: file[name] for name in Matches.__dataclass_fields__}), curve)
+            matches = Matches(**{name: file[name] for name in Matches.__dataclass_fields__})
+            return cls(matches, cast(Curve, str(file["curve"])))
 
 
 def average_precision(hits: np.ndarray, misses: np.ndarray, objects: float, curve: Curve) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def _shown(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
-def _write(path: Path, header: list[str], rows: Iterable[tuple[str, list[int] | list[str | int]]]) -> None:
+def _write(path: Path, header: list[str], rows: Iterable[tuple[str, Sequence[object]]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)

@@ -76,12 +76,8 @@ def train(
     model: nn.Module = sync_batch_norm(network.train(), world, device)
     if world.size > 1:
         model = DistributedDataParallel(model, broadcast_buffers=False)
-    optimiser = torch.optim.SGD(
-        [parameter for parameter in network.parameters() if parameter.requires_grad],
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD(trained, config.lr, config.momentum, weight_decay=config.weight_decay)
     with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
         for step, (images, labels) in enumerate(_batches(crops, config.iterations, device)):
             torch.manual_seed(integer(seed, Stream.STEP, step, world.rank))

@@ -112,6 +112,6 @@ def test_the_published_protocol_says_that_it_is_a_convention() -> None:
 
 @pytest.mark.long
 def test_dense_pose_is_learnt(split: Split[ObjectSet], surface: Path, tmp_path: Path) -> None:
-    outcome = run(split, tmp_path, surface=surface, iterations=300, warmup=20)
+    outcome = run(split, tmp_path, surface=surface, iterations=120)
     assert outcome.metrics["box_ap"] > 40
     assert outcome.metrics["gps_ap"] > 60

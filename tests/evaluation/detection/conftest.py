@@ -40,7 +40,7 @@ def cheap() -> dict[str, object]:
         "test_size": 64,
         "max_size": 96,
         "anchor_scale": 0.25,
-        "fpn_width": 32,
+        "fpn_width": 64,
         "head_width": 16,
         "mask_width": 16,
         "rpn_train": (100, 50),

@@ -54,11 +54,11 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Split[MapSet]:
     return Split(*sets)
 
 
-def pixels(val: MapSet, out: Path) -> tuple[np.ndarray, np.ndarray]:
+def pixels(val: MapSet, out: Path, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Labels and written predictions of all labelled pixels."""
     truth, named = [], []
     for i in range(len(val)):
-        labels, predicted = val.labels(i), np.asarray(Image.open(out / "predictions" / f"{i:06d}.png"))
+        labels, predicted = val.labels(i), np.asarray(Image.open(out / "predictions" / f"{first + i:06d}.png"))
         assert labels.shape == predicted.shape
         truth.append(labels[labels >= 0])
         named.append(predicted[labels >= 0])
@@ -75,6 +75,9 @@ def compare(outcome: Outcome, val: MapSet, out: Path) -> None:
     assert outcome.primary == "mIoU"
     assert outcome.value == pytest.approx(ious.mean())
     assert outcome.evidence.metric(np.arange(len(val))) == pytest.approx(outcome.value)
+    for i in range(len(val)):
+        mean = jaccard_score(*pixels(val.subset([i]), out, first=i), average="macro", zero_division=0)
+        assert outcome.evidence.metric(np.array([i])) == pytest.approx(100 * mean)
     assert outcome.metrics["pixel_accuracy"] == pytest.approx(100 * accuracy_score(truth, named))
     for c, name in enumerate(val.classes):
         if c in present:

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
-from sklearn.metrics import jaccard_score
 
 from regionssl.config import parse, read_yaml
 from regionssl.errors import InputError
@@ -37,7 +36,7 @@ def small(**settings: object) -> SegmentationTask:
     return parse(SegmentationTask, tree, "test")
 
 
-@pytest.mark.parametrize("settings", [{}, {"head": "deeplabv3", "rates": [2], "precision": "bf16"}])
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"head": "deeplabv3", "rates": [2]}])
 def test_scores_are_those_of_scikit_learn(
     maps: Split[MapSet], tmp_path: Path, settings: dict[str, object], check_against_sklearn: Check
 ) -> None:
@@ -47,18 +46,8 @@ def test_scores_are_those_of_scikit_learn(
     assert len(list((tmp_path / "pictures").iterdir())) == 5
 
 
-def test_each_image_has_its_own_evidence(maps: Split[MapSet], tmp_path: Path) -> None:
-    outcome = small().run(RANDOM, maps, tmp_path)
-    for i in range(len(maps.val)):
-        labels, named = maps.val.labels(i), np.asarray(Image.open(tmp_path / "predictions" / f"{i:06d}.png"))
-        kept = labels >= 0
-        present = np.union1d(labels[kept], named[kept])
-        score = 100 * jaccard_score(labels[kept], named[kept], labels=present, average="macro")
-        assert outcome.evidence.metric(np.array([i])) == pytest.approx(score)
-
-
 def test_two_runs_are_equal_to_the_last_bit_and_leave_the_generator_alone(maps: Split[MapSet], tmp_path: Path) -> None:
-    task, results = small(iterations=3, batch_size=5), []
+    task, results = small(), []
     for number, seed in enumerate((0, 0, 1)):
         torch.manual_seed(number)
         before = torch.get_rng_state()
@@ -78,7 +67,7 @@ def test_colours_that_are_classes_are_learnt(write_maps: Write, tmp_path: Path) 
     cells = [rng.integers(0, 3, (2, 3)).repeat(32, 0).repeat(32, 1) for _ in range(10)]
     pictures = [(colours[labels], labels) for labels in cells]
     data = Split(write_maps(pictures[:8], 3), write_maps(pictures[8:], 3))
-    settings = {"crop": {"size": 64, "scale": [1, 1]}, "output_stride": 8, "convs": 1, "auxiliary": 0, "dropout": 0}
+    settings = {"crop": {"size": 48, "scale": [1, 1]}, "output_stride": 8, "convs": 1, "auxiliary": 0, "dropout": 0}
     task = small(iterations=40, batch_size=4, lr=0.1, schedule="poly", **settings)
     outcome = task.run(RANDOM, data, tmp_path)
     assert outcome.value > 60

@@ -1,0 +1,105 @@
+"""``evaluate`` from the command line: numbers, evidence, artefacts, and sentences for what cannot be used."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from proof_inputs import labelled_scenes, make_run, weights_file
+from typer.testing import CliRunner
+
+from regionssl.cli import app
+from regionssl.errors import InputError
+from regionssl.evaluation.outcome import Confusions
+from regionssl.verbs.evaluate import evaluate
+
+SMALL = ["--set", "short_side=64", "--set", "pixels=600"]
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return labelled_scenes(tmp_path_factory.mktemp("labels"), 6, 4)
+
+
+def test_a_run_is_evaluated_and_everything_written(labels: Path, tmp_path: Path) -> None:
+    run, out = make_run(tmp_path / "run"), tmp_path / "out"
+    said = CliRunner().invoke(
+        app, ["evaluate", str(run), "--task", "pixel_probe", "--data", str(labels), "--out", str(out), *SMALL]
+    )
+    assert said.exit_code == 0, said.output
+    kept = json.loads((out / "outcome.json").read_text())
+    assert kept["settings"]["short_side"] == 64
+    assert kept["protocol"] == "pixel_probe"
+    assert kept["weights"] == f"run {json.loads((run / 'weights.json').read_text())['sha256']}"
+    assert set(kept["versions"]) >= {"torch", "regionssl"}
+    assert kept["data"]["source"] == str(labels.resolve())
+    counts = np.load(out / "evidence.npz")["counts"]
+    assert Confusions(counts).metric(np.arange(4)) == pytest.approx(kept["metrics"][kept["primary"]])
+    for place in kept["artefacts"].values():
+        assert (out / place).exists()
+    assert "6 images to train on, 4 to score on" in said.output
+    assert "no paper reports pixel_probe" in said.output
+    again = CliRunner().invoke(
+        app, ["evaluate", str(run), "--task", "pixel_probe", "--data", str(labels), "--out", str(out), *SMALL]
+    )
+    assert isinstance(again.exception, InputError)
+    assert "already holds outcome.json" in str(again.exception)
+
+
+def test_two_evaluations_are_equal_to_the_last_digit(labels: Path, tmp_path: Path) -> None:
+    settings = ["short_side=64", "pixels=600"]
+    first, second = (
+        evaluate("random", "pixel_probe", labels, tmp_path / name, backbone="resnet18", set=settings, seed=3)
+        for name in ("a", "b")
+    )
+    assert first.metrics == second.metrics
+    assert first.per_class == second.per_class
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "says"),
+    [
+        ("random", ["--task", "pixel_prob"], "unknown task 'pixel_prob'; did you mean pixel_probe"),
+        ("random", [], "random does not say which backbone it is for; add --backbone"),
+        ("nowhere", [], "there is no run folder or file of weights nowhere"),
+        ("random", ["--backbone", "resnet18", "--task", "detection"], "no known layout|labels of objects|objects"),
+        (
+            "random",
+            ["--backbone", "resnet18", "--set", "short_sid=3"],
+            "unknown key 'short_sid'; did you mean short_side",
+        ),
+    ],
+)
+def test_bad_input_is_a_sentence(labels: Path, tmp_path: Path, weights: str, options: list[str], says: str) -> None:
+    arguments = ["evaluate", weights, "--data", str(labels), "--out", str(tmp_path / "out")]
+    task = [] if "--task" in options else ["--task", "pixel_probe"]
+    result = CliRunner().invoke(app, [*arguments, *task, *options])
+    assert isinstance(result.exception, InputError), result.output
+    with pytest.raises(InputError, match=says):
+        raise result.exception
+    assert not (tmp_path / "out" / "outcome.json").exists()
+
+
+def test_weights_that_take_other_inputs_are_refused(labels: Path, tmp_path: Path) -> None:
+    for number, change in enumerate(
+        ({"colour_order": "BGR"}, {"value_range": [0, 255]}, {"mean": [123.7, 116.3, 103.5]})
+    ):
+        run = make_run(tmp_path / f"run{number}", change)
+        with pytest.raises(InputError, match=r"BGR|\[0, 255\]|divide them by 255"):
+            evaluate(str(run), "pixel_probe", labels, tmp_path / "out", set=["short_side=64", "pixels=600"])
+
+
+def test_a_backbone_without_the_maps_is_refused(labels: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="all its maps at stride 7"):
+        evaluate("random", "pixel_probe", labels, tmp_path / "out", backbone="convmixer_768_32")
+
+
+def test_a_file_of_weights_gives_what_its_run_gives(labels: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = make_run(tmp_path / "run")
+    file = weights_file(run, tmp_path / "weights.safetensors")
+    settings = ["short_side=64", "pixels=600"]
+    by_run = evaluate(str(run), "pixel_probe", labels, tmp_path / "a", set=settings)
+    by_file = evaluate(str(file), "pixel_probe", labels, tmp_path / "b", backbone="resnet18", set=settings)
+    assert by_run.metrics == by_file.metrics
