@@ -26,8 +26,6 @@ def open_starts(runs: Sequence[str], against: Sequence[str], backbone: str | Non
     twice = sorted({source for source in sources if sources.count(source) > 1})
     if twice:
         raise InputError(f"{twice[0]} is named twice; each start is compared once")
-    if runs and set(runs) <= {"random", "imagenet"} and len(sources) == len(runs):
-        raise InputError("name what to compare with: --against random")
     first = open_start(runs[0], backbone)
     starts = [first]
     for source in sources[1:]:

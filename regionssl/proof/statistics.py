@@ -7,7 +7,8 @@ drawn images and seeds, so what is hard for every start cancels in a difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,14 +55,19 @@ def drawn_metrics(evidence: Evidence, draws: int, seed: int) -> np.ndarray:
     A draw on which the metric has no value (no labelled object in it) gives nan.
     """
     images = len(evidence)
-    with np.errstate(all="ignore"):
-        return np.array(
-            [
-                evidence.metric(generator(seed, Stream.BOOTSTRAP, draw, 0).integers(0, images, images))
-                for draw in range(draws)
-            ],
-            np.float64,
-        )
+    rows = (generator(seed, Stream.BOOTSTRAP, draw, 0).integers(0, images, images) for draw in range(draws))
+    return _metrics(evidence, rows)
+
+
+def image_metrics(evidence: Evidence) -> np.ndarray:
+    """(N,) float64: the metric of each image alone; nan where it has none."""
+    return _metrics(evidence, (np.array([i]) for i in range(len(evidence))))
+
+
+def _metrics(evidence: Evidence, samples: Iterable[np.ndarray]) -> np.ndarray:
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's word on means of nothing, which are nan
+        return np.array([evidence.metric(rows) for rows in samples], np.float64)
 
 
 def interval(parts: Sequence[tuple[Scores, Scores | None]], seed: int, level: float = LEVEL) -> Interval:

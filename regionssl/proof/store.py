@@ -18,7 +18,7 @@ import numpy as np
 from regionssl.errors import InputError
 from regionssl.evaluation.outcome import Outcome
 from regionssl.proof.plan import Training
-from regionssl.proof.statistics import drawn_metrics
+from regionssl.proof.statistics import drawn_metrics, image_metrics
 
 RESULT, DRAWN, PER_IMAGE, EVIDENCE, ARTEFACTS = "result.json", "drawn.npy", "per_image.npy", "evidence.npz", "artefacts"
 
@@ -111,9 +111,7 @@ def write_outcome(outcome: Outcome, folder: Path, training: Training) -> None:
     evidence = outcome.evidence
     evidence.save(folder / EVIDENCE)
     np.save(folder / DRAWN, drawn_metrics(evidence, training.draws, training.draw_seed))
-    with np.errstate(all="ignore"):
-        alone = [evidence.metric(np.array([i])) for i in range(len(evidence))] if training.draws else []
-    np.save(folder / PER_IMAGE, np.array(alone, np.float64))
+    np.save(folder / PER_IMAGE, image_metrics(evidence))
     content = {
         "training": training.name,
         "primary": outcome.primary,
