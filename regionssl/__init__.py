@@ -11,4 +11,15 @@ from regionssl.verbs.recipes import recipes
 from regionssl.verbs.regions import find_regions
 from regionssl.verbs.show import show
 
-__all__ = ["InputError", "demo", "export", "find_regions", "load_backbone", "pretrain", "recipes", "show"]
+__all__ = [
+    "InputError",
+    "demo",
+    "evaluate",
+    "export",
+    "find_regions",
+    "load_backbone",
+    "pretrain",
+    "prove",
+    "recipes",
+    "show",
+]

@@ -101,8 +101,9 @@ def _named_apart(starts: Sequence[Start]) -> list[Start]:
     names = [start.name for start in starts]
     depth = 2
     while len(set(names)) < len(names) and depth < 10:
+        doubled = {name for name in names if names.count(name) > 1}
         for i, start in enumerate(starts):
-            if names.count(names[i]) > 1 and start.source not in ("random", "imagenet"):
+            if names[i] in doubled and start.source not in ("random", "imagenet"):
                 names[i] = "/".join(Path(start.source).absolute().with_suffix("").parts[-depth:])
         depth += 1
     return [replace(start, name=name) for start, name in zip(starts, names, strict=True)]

@@ -39,7 +39,7 @@ def test_names_tell_runs_apart(run: Path, tmp_path: Path) -> None:
 def test_another_architecture_is_refused(run: Path, tmp_path: Path) -> None:
     card = json.loads((run / "weights.json").read_text())
     other = make_run(tmp_path / "other", {"backbone": card["backbone"] | {"name": "resnet34"}})
-    with pytest.raises(InputError, match="holds a resnet34 and .* a resnet18"):
+    with pytest.raises(InputError, match=r"holds a resnet34 and .* a resnet18"):
         open_starts([str(run)], [str(other)], None)
 
 
