@@ -68,7 +68,7 @@ def test_colours_that_are_classes_are_learnt(write_maps: Write, tmp_path: Path) 
     pictures = [(colours[labels], labels) for labels in cells]
     data = Split(write_maps(pictures[:8], 3), write_maps(pictures[8:], 3))
     settings = {"crop": {"size": 48, "scale": [1, 1]}, "output_stride": 8, "convs": 1, "auxiliary": 0, "dropout": 0}
-    task = small(iterations=40, batch_size=4, lr=0.1, schedule="poly", **settings)
+    task = small(iterations=60, batch_size=4, lr=0.1, schedule="poly", **settings)
     outcome = task.run(RANDOM, data, tmp_path)
     assert outcome.value > 60
     picture = np.asarray(Image.open(tmp_path / "pictures" / "000000.png"))
