@@ -10,6 +10,8 @@ from regionssl.proof.plan import Plan, Training
 
 RATES = (0.3, 1.0, 3.0)
 SHARE = 0.25
+EQUAL = 0.1
+"""Points of the metric by which two rates must differ for one to be better."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,13 @@ def trials(plan: Plan, rates: Sequence[float], share: float) -> dict[tuple[str, 
 def choose(
     names: Sequence[str], rates: Sequence[float], scores: Mapping[tuple[str, float], float]
 ) -> dict[str, Choice]:
-    """The best factor of each start; of equal ones the nearest to 1, then the smaller."""
+    """The best factor of each start; of those less than a tenth of a point behind it the nearest to 1."""
     if not scores:
         return {name: Choice(rates[0] if len(rates) == 1 else 1.0, {}) for name in names}
     chosen = {}
     for name in names:
         own = {rate: scores[name, rate] for rate in sorted(rates)}
-        best = max(own, key=lambda rate: (own[rate], -max(rate, 1 / rate), -rate))
+        good = [rate for rate, score in own.items() if score > max(own.values()) - EQUAL]
+        best = min(good, key=lambda rate: max(rate, 1 / rate))
         chosen[name] = Choice(best, own)
     return chosen

@@ -102,6 +102,8 @@ def test_the_best_rate_wins_and_ties_go_to_the_protocols_own() -> None:
     assert (chosen["a"].factor, chosen["b"].factor) == (1.0, 0.3)
     assert chosen["a"].remark("a") == ""
     assert "at the end of the search" in chosen["b"].remark("b")
+    hopeless = {("c", 0.3): 0.05, ("c", 1.0): 0.0, ("c", 3.0): 0.02}
+    assert choose(["c"], rates, hopeless)["c"].factor == 1.0
     assert choose(["a"], (3.0,), {})["a"].factor == 3.0
 
 

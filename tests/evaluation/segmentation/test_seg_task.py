@@ -67,7 +67,7 @@ def test_colours_that_are_classes_are_learnt(write_maps: Write, tmp_path: Path) 
     cells = [rng.integers(0, 3, (2, 3)).repeat(32, 0).repeat(32, 1) for _ in range(10)]
     pictures = [(colours[labels], labels) for labels in cells]
     data = Split(write_maps(pictures[:8], 3), write_maps(pictures[8:], 3))
-    settings = {"crop": {"size": 48, "scale": [1, 1]}, "output_stride": 8, "convs": 1, "auxiliary": 0, "dropout": 0}
+    settings = {"crop": {"size": 64, "scale": [1, 1]}, "output_stride": 8, "convs": 1, "auxiliary": 0, "dropout": 0}
     task = small(iterations=60, batch_size=4, lr=0.1, schedule="poly", **settings)
     outcome = task.run(RANDOM, data, tmp_path)
     assert outcome.value > 60
