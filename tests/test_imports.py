@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "regionssl"
-BASE = {"geometry", "counted", "config", "errors"}
+BASE = {"geometry", "counted", "config", "errors", "run_lengths"}
 ALLOWED = {
     "geometry": BASE,
     "counted": BASE,
     "config": BASE,
     "errors": BASE,
+    "run_lengths": set(),
     "data": BASE | {"data"},
     "regions": BASE | {"regions"},
     "backbones": BASE | {"backbones"},

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from regionssl import run_lengths
 from regionssl.counted import Stream, generator
 from regionssl.data.shapes import CLUTTER, OBJECTS, VARIATIONS, Field, Outline, Pose, palette, surface
 from regionssl.errors import InputError
@@ -220,14 +221,7 @@ def _coco_annotations(scene: Scene, index: int) -> list[dict[str, Any]]:
             "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
             "area": int(mask.sum()),
             "iscrowd": 0,
-            "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
+            "segmentation": {"size": list(mask.shape), "counts": run_lengths.encode(mask)},
         }
         for label, box, mask in zip(scene.labels, scene.boxes.tolist(), scene.masks, strict=True)
     ]
-
-
-def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed run lengths of a mask (H, W): column by column, alternating, starting with unset pixels."""
-    flat = np.concatenate([[False], mask.ravel(order="F")])
-    starts = np.flatnonzero(flat[1:] != flat[:-1])
-    return [int(length) for length in np.diff(np.concatenate([[0], starts, [mask.size]]))]

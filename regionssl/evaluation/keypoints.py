@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import replace
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from regionssl.errors import InputError
 from regionssl.evaluation.detection.coco_metrics import coco_scores, coco_tools
-from regionssl.evaluation.detection.detection import write_classes, write_losses
+from regionssl.evaluation.detection.detection import write_classes, write_losses, write_predictions
 from regionssl.evaluation.detection.detectors import DetectorSettings
 from regionssl.evaluation.detection.predictions import outputs
 from regionssl.evaluation.detection.samples import Samples
@@ -135,7 +134,7 @@ class KeypointTask(DetectorSettings, TrainingSettings):
         out.mkdir(parents=True, exist_ok=True)
         table = evidence.precisions(np.arange(len(val)))
         artefacts = {
-            "predictions": _write_results(out / "predictions.json", results, val),
+            "predictions": write_predictions(out / "predictions.json", results, val),
             "per_class": write_classes(out / "per_class.csv", table, evidence, val),
             "losses": write_losses(out / "losses.csv", losses),
         }
@@ -189,13 +188,3 @@ def _check(data: ObjectSet, name: str) -> None:
 
 def _without(result: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name != key}
-
-
-def _write_results(path: Path, results: list[dict[str, Any]], val: ObjectSet) -> Path:
-    named = [
-        result
-        | {"file_name": val.images.names[result["image_id"] - 1], "category": val.classes[result["category_id"] - 1]}
-        for result in results
-    ]
-    path.write_text(json.dumps(named))
-    return path

@@ -6,35 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from regionssl import run_lengths
 from regionssl.errors import InputError
 
 _LEAST_NUMBERS = 6  # of a polygon: three corners
-
-
-def run_lengths(text: str) -> list[int]:
-    """Run lengths from COCO's compressed form: five bits a character, from the fourth on as differences to the last
-    but one.
-
-    Raises:
-        ValueError: characters that do not occur in it, or an end within a number.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"the character {character!r} does not occur in run lengths")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("they end within a number")
-    return runs
 
 
 def checked_segmentation(found: Any, width: int, height: int, what: str) -> Any:
@@ -74,14 +49,9 @@ def _checked_runs(found: dict[str, Any], width: int, height: int, what: str) -> 
             "masks must have the size of their image"
         )
     try:
-        runs = run_lengths(counts) if isinstance(counts, str) else [*map(int, counts or ())]
+        run_lengths.decode(run_lengths.unpack(counts or ()), width, height)
     except (TypeError, ValueError) as error:
-        raise InputError(f"the mask of {what} has broken run lengths: {error}") from error
-    if sum(runs) != width * height or min(runs, default=0) < 0:
-        raise InputError(
-            f"the run lengths of the mask of {what} add up to {sum(runs)} pixels, and its image of {height} x {width} "
-            f"has {width * height}; write the mask again"
-        )
+        raise InputError(f"the mask of {what} has broken run lengths: {error}; write the mask again") from error
     return {"size": [height, width], "counts": counts}
 
 
@@ -93,9 +63,7 @@ def decode(segmentation: Any, width: int, height: int) -> np.ndarray:
     """
     if not isinstance(segmentation, dict):
         return _filled(segmentation, width, height)
-    counts = segmentation["counts"]
-    runs = run_lengths(counts) if isinstance(counts, str) else counts
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    return run_lengths.decode(run_lengths.unpack(segmentation["counts"]), width, height)
 
 
 def _filled(polygons: list[list[float]], width: int, height: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageDraw
 
-from regionssl import geometry
+from regionssl import geometry, run_lengths
 from regionssl.errors import InputError
 from regionssl.regions.sources import Labels
 
@@ -111,35 +111,17 @@ def _has_mask(annotation: dict[str, Any]) -> bool:
 def _mask(segmentation: Any, width: int, height: int) -> np.ndarray:
     """(height, width) bool from polygons or run lengths."""
     if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        runs = np.array(_runs(counts) if isinstance(counts, str) else counts, np.int64)
-        rows, columns = segmentation["size"]
-        flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        if (rows, columns) != (height, width) or len(flat) != rows * columns:
-            raise InputError(
-                f"a COCO mask of {columns} x {rows} pixels came for an image of {width} x {height}; masks must have "
-                "the size of their upright image"
-            )
-        return flat.reshape(columns, rows).T
+        try:
+            if segmentation["size"] == [height, width]:
+                return run_lengths.decode(run_lengths.unpack(segmentation["counts"]), width, height)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the run lengths of a COCO mask are broken: {error}") from error
+        raise InputError(
+            f"a COCO mask of {segmentation['size']} pixels (height, width) came for one of {height} x {width}; masks "
+            "must have the size of their upright image"
+        )
     canvas = Image.new("1", (width, height))
     for polygon in segmentation:
         if len(polygon) >= 6:
             ImageDraw.Draw(canvas).polygon([float(number) for number in polygon], fill=1)
     return np.array(canvas, bool)
-
-
-def _runs(text: str) -> list[int]:
-    """COCO's compressed run lengths: five bits a character, from the third on as differences to the last but one."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text.encode():
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return runs

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from regionssl import run_lengths
 from regionssl.data import scenes
 from regionssl.data.shapes import CLUTTER, OBJECTS, VARIATIONS, Pose
 from regionssl.errors import InputError
@@ -209,13 +210,13 @@ def _decode(segmentation: dict[str, list[int]]) -> np.ndarray:
 def test_run_lengths_go_down_the_columns(height: int, width: int, data: st.DataObject) -> None:
     bits = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
     mask = np.array(bits).reshape(height, width)
-    counts = scenes.run_lengths(mask)
+    counts = run_lengths.encode(mask)
     assert np.array_equal(_decode({"size": [height, width], "counts": counts}), mask)
     assert all(run > 0 for run in counts[1:])
 
 
 def test_run_lengths_by_hand() -> None:
-    assert scenes.run_lengths(np.array([[True, False], [True, True]])) == [0, 2, 1, 1]
+    assert run_lengths.encode(np.array([[True, False], [True, True]])) == [0, 2, 1, 1]
 
 
 def test_written_files_agree_with_each_other(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
+from regionssl import run_lengths
 from regionssl.backbones.encoder import Encoder
 from regionssl.data.images import find_images
-from regionssl.data.scenes import run_lengths
 from regionssl.errors import InputError
 from regionssl.evaluation.objects import blind_choice, centred_box, clusters_on_grid, oracle_choice, truth_on_grid
 from regionssl.evaluation.start import Start, open_start
@@ -72,7 +72,7 @@ def as_objects(maps: MapSet) -> ObjectSet:
         left[:, : np.flatnonzero(whole.any(0))[:16].max(initial=0)] = False
         crowd[0] = True
         parts = [left, whole & ~left, crowd] if whole.any() else []
-        masks = tuple({"size": [SIDE, SIDE], "counts": run_lengths(part)} for part in parts)
+        masks = tuple({"size": [SIDE, SIDE], "counts": run_lengths.encode(part)} for part in parts)
         count = len(parts)
         boxes, labels, area = np.zeros((count, 4)), np.zeros(count, np.int64), np.ones(count)
         objects.append(Objects(boxes, labels, np.arange(count) == 2, area, masks))

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
-from regionssl.data.scenes import run_lengths as uncompressed
+from regionssl import run_lengths
 from regionssl.errors import InputError
-from regionssl.labels.masks import checked_segmentation, decode, run_lengths
+from regionssl.labels.masks import checked_segmentation, decode
 
 masks = arrays.arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.booleans())
 
@@ -26,10 +26,10 @@ def compressed(mask: np.ndarray) -> dict[str, object]:
 @settings(max_examples=50, deadline=None)
 def test_both_forms_of_run_lengths_give_the_mask_back(mask: np.ndarray) -> None:
     height, width = mask.shape
-    plain = {"size": [height, width], "counts": uncompressed(mask)}
+    plain = {"size": [height, width], "counts": run_lengths.encode(mask)}
     for found in (plain, compressed(mask)):
         np.testing.assert_array_equal(decode(checked_segmentation(found, width, height, "x"), width, height), mask)
-    assert run_lengths(str(compressed(mask)["counts"])) == plain["counts"]
+    assert run_lengths.unpack(str(compressed(mask)["counts"])) == plain["counts"]
 
 
 def test_long_runs_of_a_large_mask_give_the_mask_back() -> None:
@@ -71,7 +71,7 @@ def test_polygons_that_enclose_nothing_are_left_out() -> None:
     ("found", "message"),
     [
         ({"size": [40, 30], "counts": [1200]}, r"mask of annotation 7 of a.jpg has the size [40, 30]"),
-        ({"size": [30, 40], "counts": [1199]}, "add up to 1199 pixels, and its image of 30 x 40 has 1200"),
+        ({"size": [30, 40], "counts": [1199]}, "add up to 1199 pixels, and 30 x 40 are 1200"),
         ({"size": [30, 40], "counts": [1300, -100]}, "write the mask again"),
         ({"size": [30, 40], "counts": "P"}, "end within a number"),
         ({"size": [30, 40], "counts": "a b"}, "the character ' ' does not occur"),
@@ -91,5 +91,5 @@ def test_a_wrong_total_of_compressed_run_lengths_is_refused() -> None:
     mask[3:9, 5:20] = True
     found = compressed(mask)
     found["size"] = [30, 41]
-    with pytest.raises(InputError, match="add up to 1200 pixels, and its image of 30 x 41 has 1230"):
+    with pytest.raises(InputError, match="add up to 1200 pixels, and 30 x 41 are 1230"):
         checked_segmentation(found, 41, 30, "x")

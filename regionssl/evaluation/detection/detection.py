@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ def _outcome(
     table = evidence.precisions(np.arange(len(val)))
     per_class = dict(zip(val.classes, table.mean(0).tolist(), strict=True))
     artefacts = {
-        "predictions": _write_predictions(out / "predictions.json", found, val),
+        "predictions": write_predictions(out / "predictions.json", coco_results(list(found)), val),
         "per_class": write_classes(out / "per_class.csv", table, evidence, val),
         "losses": write_losses(out / "losses.csv", losses),
     }
@@ -143,14 +143,14 @@ def _outcome(
     return Outcome(primary, metrics, per_class, evidence, artefacts, time.perf_counter() - began)
 
 
-def _write_predictions(path: Path, found: Sequence[Detections], val: ObjectSet) -> Path:
+def write_predictions(path: Path, results: Sequence[dict[str, Any]], val: ObjectSet) -> Path:
     """COCO results; each also names its image and class, since the ids count positions."""
-    results = [
+    named = [
         result
         | {"file_name": val.images.names[result["image_id"] - 1], "category": val.classes[result["category_id"] - 1]}
-        for result in coco_results(list(found))
+        for result in results
     ]
-    path.write_text(json.dumps(results))
+    path.write_text(json.dumps(named))
     return path
 
 

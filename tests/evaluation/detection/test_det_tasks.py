@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
+from regionssl import run_lengths
 from regionssl.data.images import find_images
-from regionssl.data.scenes import run_lengths
 from regionssl.errors import InputError
 from regionssl.evaluation.detection.coco_metrics import coco_scores
 from regionssl.evaluation.detection.detection import DetectionTask, InstanceTask
@@ -106,7 +106,7 @@ def easy(folder: Path, count: int) -> ObjectSet:
         pixels[y : y + h, x : x + w] = (230, 180, 60)
         mask = np.zeros((64, 64), bool)
         mask[y : y + h, x : x + w] = True
-        runs = ({"size": [64, 64], "counts": run_lengths(mask)},)
+        runs = ({"size": [64, 64], "counts": run_lengths.encode(mask)},)
         box = np.array([[x, y, x + w, y + h]], float)
         objects.append(Objects(box, np.zeros(1, np.int64), np.zeros(1, bool), np.array([w * h * 1.0]), runs))
         Image.fromarray(pixels).save(folder / f"{i:03d}.png")
