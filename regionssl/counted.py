@@ -74,6 +74,22 @@ def uniform(shape: tuple[int, ...], seed: int, stream: Stream, epoch: int, index
     return (_shift_right(bits, 11).double() * 2.0**-53).reshape(len(index), *shape)
 
 
+def uniform_at(places: np.ndarray, seed: int, stream: Stream, epoch: int, index: np.ndarray) -> np.ndarray:
+    """Some of the numbers of :func:`uniform`, without making the others.
+
+    Args:
+        places: int64, positions within the flattened draws of a sample.
+        index: int64, which samples; broadcast against ``places``.
+
+    Returns:
+        float64 of the broadcast shape.
+    """
+    key = _mix_int(_mix_int(_mix_int(seed & _WORD) ^ int(stream)) ^ epoch)
+    sample = _mix_array(index.astype(np.uint64) ^ np.uint64(key))
+    bits = _mix_array(sample + (places + 1).astype(np.uint64) * np.uint64(_GOLDEN))
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
 def _signed(word: int) -> int:
     return word - (1 << 64) if word >= 1 << 63 else word
 
@@ -88,6 +104,13 @@ def _mix(x: Tensor) -> Tensor:
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
     return x ^ _shift_right(x, 31)
+
+
+def _mix_array(x: np.ndarray) -> np.ndarray:
+    """:func:`_mix` on uint64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def _mix_int(x: int) -> int:

@@ -116,6 +116,25 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), torch.zeros_like(union))
 
 
+def mirror_ranges(
+    ranges: tuple[np.ndarray, np.ndarray], flip: np.ndarray, size: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`mirror` for NumPy: low and high ends (2, N, K) of boxes along x and y, ``flip`` (N, 1)."""
+    low, high = ranges
+    mirrored = size - high[0], size - low[0]
+    low[0], high[0] = np.where(flip, mirrored[0], low[0]), np.where(flip, mirrored[1], high[0])
+    return low, high
+
+
+def overlap_ratio(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """:func:`iou` for NumPy: low and high ends (2, ...) of boxes along x and y, in the same order of operations."""
+    x, y = (np.minimum(first[1], second[1]) - np.maximum(first[0], second[0])).clip(0)
+    shared = x * y
+    areas = [extent[0] * extent[1] for extent in ((high - low).clip(0) for low, high in (first, second))]
+    union = areas[0] + areas[1] - shared
+    return np.where(union > 0, shared / np.maximum(union, np.finfo(np.float64).tiny), 0)
+
+
 def corners(boxes: Tensor) -> Tensor:
     """Boxes (..., 4) given as left, top, width and height, as x0, y0, x1, y1."""
     return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)

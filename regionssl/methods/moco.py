@@ -31,7 +31,7 @@ from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.geometry import intersect, to_view
 from regionssl.methods.base import EncoderFactory, Matches, Method, MethodConfig, Progress, Terms, World
 from regionssl.methods.heads import mlp
-from regionssl.methods.losses import contrast_logits, feature_std, info_nce, top1, unit
+from regionssl.methods.losses import feature_std, info_nce, unit
 from regionssl.methods.momentum import frozen_copy, moving_average
 from regionssl.methods.queue import KeyQueue
 
@@ -138,10 +138,11 @@ class Moco(Method):
         """InfoNCE of query embeddings (n, D) against ``keys`` of the whole local batch (ReSim specification, 4.1)."""
         with torch.autocast(embedding.device.type, enabled=False):
             query = unit(embedding)
-            logits = contrast_logits(query, keys[batch.first :][: len(batch)], self.queue.keys, self.config.temperature)
+            own = keys[batch.first :][: len(batch)]
+            losses, hits = info_nce(query, own, self.queue.keys, self.config.temperature)
             return {
-                "loss": info_nce(logits).sum() / batch.total,
-                "image_top1": top1(logits).sum() / batch.total,
+                "loss": losses.sum() / batch.total,
+                "image_top1": hits.sum() / batch.total,
                 "feature_std": feature_std(query) * (len(batch) / batch.total),
             }
 

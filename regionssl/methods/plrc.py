@@ -259,12 +259,12 @@ class Plrc(Moco):
         config, lattice = self.config, self.interpolation(cells)
         reference, teacher = cast(Tensor, targets.reference), cast(TeacherRows, targets.teacher)
         factors = self.row_factors(self.query, cells, reference[rows(batch)], lattice)
-        loss = cells.sum() * 0
-        for part, group in self.group_rows(batch):
-            partners = teacher.partners[group]
-            total = distillation(factors[part], teacher.pull[group], partners, lattice, config.student_temperature)
-            loss = loss + total / partners.sum().clamp(min=1)
-        return loss / self.groups(batch.total), teacher.partners[rows(batch)].sum() / batch.total
+        part, groups = rows(batch), self.groups(len(batch))
+        partners = teacher.partners[part]
+        totals = distillation(factors, teacher.pull[part], partners, lattice, config.student_temperature)
+        pairs = partners.view(groups, -1).sum(1).clamp(min=1)
+        loss = (totals.view(groups, -1).sum(1) / pairs).sum() / self.groups(batch.total)
+        return loss, partners.sum() / batch.total
 
     def after_step(self, progress: Progress) -> None:
         super().after_step(progress)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from regionssl.methods.losses import LOGITS_AT_ONCE
 from regionssl.regions.points import RegionPoints
 
 
@@ -46,7 +49,13 @@ def contrast_drawn_points(
 
 
 def region_contrast(
-    points: Tensor, labels: PointLabels, anchors: Tensor, temperature: float, intra_image: bool, cross: bool
+    points: Tensor,
+    labels: PointLabels,
+    anchors: Tensor,
+    temperature: float,
+    intra_image: bool,
+    cross: bool,
+    limit: int = LOGITS_AT_ONCE,
 ) -> tuple[Tensor, Tensor]:
     """The loss l_i of each anchor: its region's points against all that it may be told from (PLRC, 4.2).
 
@@ -55,10 +64,23 @@ def region_contrast(
         anchors: (K,) int64, rows that are anchors.
         intra_image: whether points of other regions of the same image are negatives too.
         cross: whether anchors are held against key points alone.
+        limit: if there are more similarities, they are made in blocks, and once more in the backward pass.
 
     Returns:
         (K,) losses, 0 for an anchor without positives, and (K,) bool, whether it has any.
     """
+    contrast = partial(_contrast, points, labels, temperature=temperature, intra_image=intra_image, cross=cross)
+    parts = anchors.split(max(1, limit // max(1, len(points))))
+    if len(parts) <= 1:
+        return contrast(anchors)
+    outcomes = [checkpoint(contrast, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    losses, found = (torch.cat(values) for values in zip(*outcomes, strict=True))
+    return losses, found
+
+
+def _contrast(
+    points: Tensor, labels: PointLabels, anchors: Tensor, temperature: float, intra_image: bool, cross: bool
+) -> tuple[Tensor, Tensor]:
     similarity = points[anchors] @ points.T / temperature
     same_image = labels.image[anchors, None] == labels.image
     same_region = same_image & (labels.region[anchors, None] == labels.region)

@@ -34,7 +34,7 @@ from regionssl.data.photometric import RESIM
 from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.methods.base import EncoderFactory, Matches, MethodConfig, Terms
 from regionssl.methods.heads import mlp
-from regionssl.methods.losses import contrast_logits, info_nce, top1, unit
+from regionssl.methods.losses import info_nce, unit
 from regionssl.methods.moco import ImageKeys, Moco, MocoConfig
 from regionssl.regions.windows import matched_windows, window_grid
 
@@ -192,26 +192,23 @@ class ReSim(Moco):
 
     def region_terms(self, level: Level, features: Tensor, batch: Batch, keys: RegionKeys) -> tuple[Tensor, Tensor]:
         """This part's share of L_level and of its accuracy: means over groups of means over valid windows (4.5)."""
-        share = 1 / self.groups(batch.total)
+        groups, part = self.groups(len(batch)), rows(batch)
         with torch.autocast(features.device.type, enabled=False):
             features = full_precision(features)
             grid = window_grid(batch.crops[0].size, level.window, level.step).to(features.device)
             query = unit(precise_roi_pool(features, grid.expand(len(batch), -1, -1), level.stride))
-            loss, accuracy = features.sum() * 0, features.new_zeros(())
-            per_group = len(batch) // self.groups(len(batch))
-            for start in range(0, len(batch), per_group):
-                group = slice(batch.first + start, batch.first + start + per_group)
-                negatives = keys.negatives if level.negatives == "all" else keys.negatives[group]
-                logits = contrast_logits(
-                    query[start : start + per_group].flatten(0, 1),
-                    keys.positives[group].flatten(0, 1),
-                    negatives.flatten(0, 1),
-                    self.config.temperature,
+            positives, valid, negatives = keys.positives[part], keys.valid[part].view(groups, -1), keys.negatives
+            if level.negatives == "all":
+                query, positives, negatives = (tensor.flatten(0, 1) for tensor in (query, positives, negatives))
+            else:
+                query, positives, negatives = (
+                    tensor.unflatten(0, (groups, -1)).flatten(1, 2) for tensor in (query, positives, negatives[part])
                 )
-                valid = keys.valid[group].flatten()
-                count = valid.sum().clamp(min=1)
-                loss = loss + share * torch.where(valid, info_nce(logits), 0).sum() / count
-                accuracy = accuracy + share * torch.where(valid, top1(logits), 0).sum() / count
+            losses, hits = info_nce(query, positives, negatives, self.config.temperature)
+            count = valid.sum(1).clamp(min=1) * self.groups(batch.total)
+            loss, accuracy = (
+                (torch.where(valid, values.view_as(valid), 0).sum(1) / count).sum() for values in (losses, hits)
+            )
         return loss, accuracy
 
     def matches(self, batch: Batch) -> Matches:

@@ -23,17 +23,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from regionssl import counted
 from regionssl.backbones.encoder import Encoder
 from regionssl.backbones.norm import grouped_forward
 from regionssl.backbones.pooling import roi_align_pool
-from regionssl.counted import Stream
 from regionssl.data.batch import Batch
 from regionssl.data.photometric import SCRL_FIRST, SCRL_SECOND
 from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.methods.base import EncoderFactory, Matches, MethodConfig, Terms
 from regionssl.methods.byol import Branch, Byol, ByolConfig
-from regionssl.regions.boxes import BoxPairs, BoxSamplerConfig, sample_boxes
+from regionssl.regions.boxes import BoxPairs, BoxSamplerConfig, draw_boxes
 
 _STRIDE = 32
 
@@ -107,9 +105,7 @@ class Scrl(Byol):
 
     def draw_boxes(self, batch: Batch) -> BoxPairs:
         """The counted boxes of every image of the batch."""
-        config = self.config.boxes
-        uniform = counted.uniform(config.draws_shape, batch.seed, Stream.BOXES, batch.epoch, batch.index)
-        return sample_boxes(config, batch.crops[0], batch.crops[1], uniform)
+        return draw_boxes(self.config.boxes, *batch.crops[:2], batch.seed, batch.epoch, batch.index)
 
     def encode_boxes(self, branch: nn.Module, batch: Batch, boxes: BoxPairs) -> Tensor:
         """Rows (P, 2, D) of a branch for all boxes of both views."""

@@ -1,20 +1,24 @@
 """SCRL's random boxes in the overlap of two views, for a whole batch at once (SCRL, sections 2.3 to 2.6).
 
-The sampler has no loop over images and never waits for the device: every attempt of every box is drawn up front, and
-box by box the first attempt that is diverse enough is chosen.
+The sampler has no loop over images. Of the attempts at a box, the first that is diverse enough counts. On a GPU every
+attempt of every box is drawn up front, so nothing waits for the device; on the CPU few are (regions/box_rounds.py), and
+the boxes are the same to the last bit.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from regionssl import geometry
+from regionssl import counted, geometry
 from regionssl.config import Config
+from regionssl.counted import Stream
 from regionssl.geometry import Crops
+from regionssl.regions.box_rounds import Draws, Ranges, choose_diverse, on_canvas, shared_canvas
 
 
 class BoxSamplerConfig(Config):
@@ -57,8 +61,27 @@ class BoxPairs:
     valid: Tensor
 
 
+def draw_boxes(config: BoxSamplerConfig, first: Crops, second: Crops, seed: int, epoch: int, index: Tensor) -> BoxPairs:
+    """The boxes of the images at positions ``index`` (N,) of the image list, by counted draws.
+
+    :func:`sample_boxes` of ``counted.uniform(config.draws_shape, seed, Stream.BOXES, epoch, index)``.
+    """
+    if index.device.type != "cpu":
+        uniform = counted.uniform(config.draws_shape, seed, Stream.BOXES, epoch, index)
+        return sample_boxes(config, first, second, uniform)
+    _, attempts, width = config.draws_shape
+    steps, numbers = np.arange(width), index.numpy()
+
+    def draws(image: np.ndarray, box: np.ndarray, attempt: np.ndarray) -> np.ndarray:
+        places = (box * attempts + attempt) * width
+        steps_first = steps.reshape(-1, *[1] * max(image.ndim, places.ndim))
+        return counted.uniform_at(places + steps_first, seed, Stream.BOXES, epoch, numbers[image])
+
+    return _sample_in_rounds(config, first, second, draws)
+
+
 def sample_boxes(config: BoxSamplerConfig, first: Crops, second: Crops, uniform: Tensor) -> BoxPairs:
-    """Draw the boxes of a batch.
+    """Draw the boxes of a batch from given numbers.
 
     The arithmetic is the release's, in float64 and in its order, so that equal draws give equal boxes to the last bit.
 
@@ -67,6 +90,30 @@ def sample_boxes(config: BoxSamplerConfig, first: Crops, second: Crops, uniform:
         uniform: (N, *config.draws_shape) float64 in [0, 1), on the device of the crops. The last axis holds, for the
             grid, n_x, n_y, c_x, c_y, w, h, o_x, o_y, without it w, h, x, y; then the four jitter factors.
     """
+    if uniform.device.type != "cpu":
+        return sample_at_once(config, first, second, uniform)
+    given = uniform.numpy()
+
+    def draws(image: np.ndarray, box: np.ndarray, attempt: np.ndarray) -> np.ndarray:
+        return np.moveaxis(given[image, box, attempt], -1, 0)
+
+    return _sample_in_rounds(config, first, second, draws)
+
+
+def _sample_in_rounds(config: BoxSamplerConfig, first: Crops, second: Crops, draws: Draws) -> BoxPairs:
+    canvas, valid = shared_canvas(first, second, config.min_size)
+    shape = config.draws_shape[:2]
+    images = np.flatnonzero(valid)
+    chosen = choose_diverse(canvas, images, draws, shape, config.max_iou, config.min_size, config.grid)
+    corner, side = on_canvas(canvas.extent, chosen, config.min_size, config.grid)
+    kept, partner = (_boxes(canvas.place(corner, side, view)) for view in (0, 1))
+    if config.jitter:
+        partner = _jitter(partner, _factors(config, torch.from_numpy(np.moveaxis(chosen[-4:], 0, -1))))
+    return _usable(kept, partner, torch.from_numpy(valid), first, second)
+
+
+def sample_at_once(config: BoxSamplerConfig, first: Crops, second: Crops, uniform: Tensor) -> BoxPairs:
+    """:func:`sample_boxes` without a look at the device: all attempts of all boxes, then a choice box by box."""
     overlap = geometry.intersect(first.box, second.box)
     extent = overlap[:, 2:] - overlap[:, :2]
     coarser = torch.minimum(first.zoom, second.zoom)
@@ -80,13 +127,26 @@ def sample_boxes(config: BoxSamplerConfig, first: Crops, second: Crops, uniform:
     corner, side, draws = (_pick(values, chosen) for values in (corner, side, uniform))
     partner = _place(corner[:, :, None], side[:, :, None], overlap, coarser, second)[:, :, 0]
     if config.jitter:
-        least, most = 1 - config.jitter, 1 + config.jitter
-        partner = _jitter(partner, least + (most - least) * draws[..., -4:])
-    partner = geometry.clip(partner, second.size)
+        partner = _jitter(partner, _factors(config, draws))
+    return _usable(kept, partner, valid, first, second)
 
+
+def _usable(kept: Tensor, partner: Tensor, valid: Tensor, first: Crops, second: Crops) -> BoxPairs:
+    """Boxes (N, K, 4) of both views clipped to them, with the dummy for images without an overlap."""
     dummy = kept.new_tensor([0.0, 0.0, 1.0, 1.0])
-    usable = valid[:, None, None]
-    return BoxPairs(torch.where(usable, kept, dummy), torch.where(usable, partner, dummy), valid)
+    clipped = geometry.clip(kept, first.size), geometry.clip(partner, second.size)
+    return BoxPairs(*(torch.where(valid[:, None, None], boxes, dummy) for boxes in clipped), valid)
+
+
+def _boxes(ranges: Ranges) -> Tensor:
+    """Low and high ends (2, N, K) as boxes (N, K, 4)."""
+    return torch.from_numpy(np.moveaxis(np.concatenate(ranges), 0, -1).copy())
+
+
+def _factors(config: BoxSamplerConfig, draws: Tensor) -> Tensor:
+    """The jitter factors (N, K, 4) in the last four of the draws."""
+    least, most = 1 - config.jitter, 1 + config.jitter
+    return least + (most - least) * draws[..., -4:]
 
 
 def _draw(config: BoxSamplerConfig, canvas: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

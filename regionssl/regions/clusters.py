@@ -85,16 +85,16 @@ def seed_centres(rows: Tensor, clusters: int, uniform: Tensor, used: Tensor) -> 
     wanted = torch.minimum((uniform[:, :1] * rank[:, -1:]).long() + 1, rank[:, -1:])
     chosen = [((rank >= wanted) & used).byte().argmax(1)]
     last = (rank == rank[:, -1:]).byte().argmax(1)
-    distance = torch.full_like(norms, torch.inf)
+    distance = _from_positions(rows, norms, chosen[0][:, None])[:, 0].masked_fill_(~used, 0)
     draws = uniform[:, 1:].unflatten(1, (clusters - 1, -1)).unbind(1) if clusters > 1 else ()
     for draw in draws:
-        distance = torch.minimum(distance, _to_positions(rows, norms, chosen[-1][:, None])[..., 0])
-        distance = torch.where(used, distance, 0)
-        reached = distance.cumsum(1)[:, None] >= (draw * distance.sum(1, keepdim=True))[..., None]
-        reached &= used[:, None]
-        candidates = torch.where(reached.any(-1), reached.byte().argmax(-1), last[:, None])
-        left = torch.minimum(distance[..., None], _to_positions(rows, norms, candidates)).sum(1)
-        chosen.append(candidates.gather(1, left.argmin(1, keepdim=True))[:, 0])
+        sums = distance.cumsum(1).masked_fill_(rank == 0, -1)
+        reached = torch.searchsorted(sums, draw * distance.sum(1, keepdim=True))
+        candidates = torch.where(reached < rows.shape[1], reached, last[:, None])
+        left = torch.minimum(distance[:, None], _from_positions(rows, norms, candidates))
+        best = left.sum(2).argmin(1, keepdim=True)
+        chosen.append(candidates.gather(1, best)[:, 0])
+        distance = left.take_along_dim(best[..., None], 1)[:, 0]
     return torch.stack(chosen, 1)
 
 
@@ -103,8 +103,9 @@ def lloyd(
 ) -> Clusters:
     """Lloyd's rounds from given centres (G, K, C). Arguments as in :func:`k_means`.
 
-    A group that is done keeps its state while others go on; the device is looked at every few rounds only.
+    A group that is done keeps its state while others go on; a GPU is looked at every few rounds only.
     """
+    between_looks = 1 if rows.device.type == "cpu" else _ROUNDS_BETWEEN_LOOKS
     norms = rows.square().sum(-1)
     active = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     inertia = torch.full_like(norms[:, 0], torch.inf)
@@ -119,25 +120,37 @@ def lloyd(
         count += active
         active = active & ~done
         centres = torch.where(active[:, None, None], _means(rows, nearest, used, centres, empty), centres)
-        if number % _ROUNDS_BETWEEN_LOOKS == 0 and not active.any():
+        if number % between_looks == 0 and not active.any():
             break
     return Clusters(torch.where(used, labels, -1), centres, inertia, count)
 
 
 def _means(rows: Tensor, labels: Tensor, used: Tensor, centres: Tensor, empty: str) -> Tensor:
-    """The mean row of each cluster (G, K, C). A matrix product: unlike scattered sums, it repeats to the last bit."""
-    members = F.one_hot(labels, centres.shape[1]).to(rows.dtype) * used[..., None]
-    sizes = members.sum(1)[..., None]
-    means = members.mT @ rows / sizes
+    """The mean row of each cluster (G, K, C), which repeats to the last bit.
+
+    On a GPU scattered sums would not repeat, so there it is a matrix product; on the CPU they do, and are cheaper.
+    """
+    groups, clusters, width = centres.shape
+    if rows.device.type == "cpu":
+        bins = clusters + 1  # the last takes the rows that are left out
+        places = (torch.where(used, labels, clusters) + bins * torch.arange(groups)[:, None]).flatten()
+        sums = rows.new_zeros(groups * bins, width).index_add_(0, places, rows.flatten(0, 1))
+        sums, sizes = (total.view(groups, bins, -1)[:, :-1] for total in (sums, places.bincount(minlength=len(sums))))
+    else:
+        members = F.one_hot(labels, clusters).to(rows.dtype) * used[..., None]
+        sums, sizes = members.mT @ rows, members.sum(1)[..., None]
+    means = sums / sizes
     return means if empty == "nan" else torch.where(sizes > 0, means, centres)
 
 
-def _to_positions(rows: Tensor, norms: Tensor, positions: Tensor) -> Tensor:
-    """Squared distances (G, R, L) of all rows to those at ``positions`` (G, L)."""
-    return _squared_distances(rows, norms, rows.gather(1, positions[..., None].expand(-1, -1, rows.shape[2])))
+def _from_positions(rows: Tensor, norms: Tensor, positions: Tensor) -> Tensor:
+    """Squared distances (G, L, R) of those rows at ``positions`` (G, L) to all rows."""
+    chosen = rows.take_along_dim(positions[..., None], 1)
+    sums = norms[:, None] + norms.gather(1, positions)[..., None]
+    return torch.baddbmm(sums, chosen, rows.mT, alpha=-2).clamp_(min=0)
 
 
 def _squared_distances(rows: Tensor, norms: Tensor, centres: Tensor) -> Tensor:
     """(G, R, K), at least 0; ``norms`` (G, R) are the squared norms of the rows."""
     sums = norms[..., None] + centres.square().sum(-1)[:, None]
-    return (sums - 2 * (rows @ centres.mT)).clamp(min=0)
+    return torch.baddbmm(sums, rows, centres.mT, alpha=-2).clamp_(min=0)

@@ -15,7 +15,7 @@ from regionssl.engine.schedule import ScheduleConfig, learning_rate
 from regionssl.geometry import Crops, centre_fractions
 from regionssl.methods.affinity import distillation, row_factors, teacher_rows
 from regionssl.methods.base import Progress, World
-from regionssl.methods.losses import contrast_logits, info_nce, unit
+from regionssl.methods.losses import info_nce, unit
 from regionssl.methods.momentum import moving_average
 from regionssl.methods.plrc import Plrc, PlrcConfig, PointBranch
 from regionssl.methods.region_contrast import PointLabels, region_contrast
@@ -78,7 +78,7 @@ def test_image_loss() -> None:
     golden = load("image")
     query = torch.from_numpy(golden["q"]).requires_grad_()
     key, queue = torch.from_numpy(golden["k"]), torch.from_numpy(golden["queue"])
-    loss = info_nce(contrast_logits(unit(query), unit(key), queue, float(golden["T"]))).mean()
+    loss = info_nce(unit(query), unit(key), queue, float(golden["T"]))[0].mean()
     loss.backward()
     assert float(loss.detach()) == pytest.approx(float(golden["loss"]), abs=1e-9)
     np.testing.assert_allclose(query.grad.numpy(), golden["grad_q"], atol=1e-9)
@@ -224,7 +224,7 @@ def test_distillation_by_cells_equals_the_pairs(prototypes: int) -> None:
             factors = row_factors(teacher, reference, slow, lattice, 0.7)
             rows = teacher_rows(factors, boxes, lattice, 0.5, config.teacher_temperature_of(7), centre)
             factors = row_factors(x, reference, w, lattice, 0.7)
-            loss = distillation(factors, rows.pull, rows.partners, lattice, 0.1)
+            loss = distillation(factors, rows.pull, rows.partners, lattice, 0.1).sum()
             pairs, row_sum = rows.partners.sum(), rows.row_sum
         (loss / pairs).backward()
         results.append(
@@ -359,8 +359,9 @@ def total_oracle(method: Plrc, batch: Batch, group_size: int) -> Tensor:
     """The whole loss, group by group (4.6)."""
     config = method.config
     query, key = (method.query.points[0].mean(1), method.key.points[1].mean(1).detach())
-    logits = contrast_logits(unit(query), unit(key), method.queue.keys, config.temperature)
-    image = info_nce(logits).mean()
+    keys = torch.cat([unit(key)[:, None], method.queue.keys.expand(IMAGES, -1, -1)], 1)
+    logits = (keys @ unit(query)[:, :, None])[..., 0] / config.temperature
+    image = (logits.logsumexp(1) - logits[:, 0]).mean()
     points, affinity = [], []
     boxes = [centre_fractions(batch.crops[view], batch.image_size) for view in (0, 2)]
     for start in range(0, IMAGES, group_size):
