@@ -263,10 +263,12 @@ def test_twenty_kills(scenes: Path, tmp_path: Path) -> None:
     assert same(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_stop_saves_and_says_how_to_go_on(scenes: Path, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "devices"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_polite_stop_of_one_process_stops_all_and_saves(
+    scenes: Path, tmp_path: Path, number: signal.Signals, devices: int
+) -> None:
     run = tmp_path / "run"
-    process = start(scenes, run, "--epochs", "1000", "--save-every", "100000")
+    process = start(scenes, run, "--epochs", "1000", "--save-every", "100000", "--devices", str(devices))
     while not (run / "log.jsonl").exists() or (run / "log.jsonl").stat().st_size < 1000:
         assert process.poll() is None, process.communicate()[0].decode()
         time.sleep(0.02)
