@@ -18,6 +18,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 bench: .venv/installed-dev
+	$(BIN)/pip install --quiet --editable ".[dev,bench]"
 	$(BIN)/python -m benchmarks.cpu
 
 .venv/installed: pyproject.toml

@@ -26,8 +26,8 @@ from rich.table import Table
 from regionssl.build import load_config
 from regionssl.data.images import find_images, scan
 from regionssl.data.scenes import write_scenes
-from regionssl.engine.choices import choose_device, resolve
-from regionssl.verbs.pretrain import Job, build_trainer, launch
+from regionssl.engine.choices import choose_device
+from regionssl.verbs.job import build_trainer, launch, make_job
 
 RECIPES = {
     "moco_v2": "moco_v2_200",
@@ -50,11 +50,7 @@ def measure(name: str, options: argparse.Namespace, scenes: str) -> dict[str, An
     }
     config = load_config(RECIPES[name], settings, options.set, options.size)
     images, scanned = scan(find_images(Path(scenes)), cache=Path(scenes) / "cache")
-    resolved = resolve(config.training, config.method, config.optimiser, config.schedule, len(images), device, 1, 1)
-    config = config.model_copy(
-        update={"training": resolved.training, "method": resolved.method, "schedule": resolved.schedule}
-    )
-    job = Job(config, resolved, images, scanned, None, "random", Path(scenes), device, 1, 1)
+    job = make_job(config, images, scanned, Path(scenes), device)
     trainer = build_trainer(job, launch(job))
     batches = list(trainer.loader(2))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -76,7 +72,7 @@ def measure(name: str, options: argparse.Namespace, scenes: str) -> dict[str, An
         "images_per_second": options.batch_size / statistics.median(timed),
         "spread": (max(timed) - min(timed)) / statistics.median(timed),
         "mib_per_image": peak / options.batch_size,
-        "precision": resolved.training.precision,
+        "precision": job.config.training.precision,
     }
 
 

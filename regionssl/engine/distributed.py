@@ -24,6 +24,19 @@ class Processes(World):
         return torch.cat(parts)
 
     @torch.no_grad()
+    def exchange(self, tensor: Tensor, order: Tensor) -> Tensor:
+        local = len(tensor)
+        wanted = order.view(self.size, local)
+        senders = wanted // local
+        sent = [row[row // local == self.rank] - self.rank * local for row in wanted]
+        counts = torch.bincount(senders[self.rank], minlength=self.size).tolist()
+        received = torch.empty_like(tensor)
+        outgoing = tensor[torch.cat(sent).to(tensor.device, non_blocking=True)].contiguous()
+        dist.all_to_all_single(received, outgoing, counts, [len(rows) for rows in sent])
+        places = senders[self.rank].argsort(stable=True).argsort()
+        return received[places.to(tensor.device, non_blocking=True)]
+
+    @torch.no_grad()
     def mean(self, tensor: Tensor) -> Tensor:
         total = tensor.clone()
         dist.all_reduce(total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Trainer:
         regions: labels the images, if the method's views ask for labels.
         patches: correspondences between the images, if some of the method's views are patches.
         step: number of steps done.
+        stopping: some process was asked to stop, as far as the settled steps know.
     """
 
     config: TrainingConfig
@@ -97,6 +99,7 @@ class Trainer:
     regions: RegionSource | None = None
     patches: PatchSource | None = None
     step: int = 0
+    stopping: bool = False
     pending: tuple[Tensor, Terms, Tensor, int] | None = None
 
     def loader(self, last: int) -> DataLoader[Batch]:
@@ -112,8 +115,12 @@ class Trainer:
         rate = learning_rate(self.schedule, self.peak_lr, self.step, per_epoch, self.total_steps / per_epoch)
         return rate * self.method.lr_factor(self.step // per_epoch)
 
-    def train_step(self, batch: Batch) -> Terms:
-        """One step: colours, targets, the parts' losses, the optimiser, and what the method does afterwards."""
+    def train_step(self, batch: Batch, stop: bool = False) -> Terms:
+        """One step: colours, targets, the parts' losses, the optimiser, and what the method does afterwards.
+
+        Args:
+            stop: this process was asked to stop; ``stopping`` tells all of them, one step later.
+        """
         torch.manual_seed(counted.integer(self.config.seed, Stream.STEP, self.step, self.world.rank))
         batch = coloured(batch.to(self.fabric.device), self.plan)
         for group in self.optimiser.param_groups:
@@ -135,22 +142,26 @@ class Trainer:
         self.method.after_step(Progress(self.step, self.total_steps))
         if not self.method.synchronised:
             average_running_statistics(self.method, self.world)
-        self.check_finite()
-        self.pending = (self.world.mean(terms["loss"]), terms, batch.index, self.step)
+        self.settle()
+        loss = terms["loss"]
+        shared = self.world.mean(torch.stack([loss, torch.full_like(loss, float(stop))]))
+        self.pending = (shared, terms, batch.index, self.step)
         self.step += 1
         return terms
 
-    def check_finite(self) -> None:
-        """Stop if the loss of the last step is not finite; read one step late so that the device is not waited for.
+    def settle(self) -> None:
+        """Look at the last step's loss and stop requests: one step late, so that the device is not waited for.
 
         Raises:
             NonFiniteLoss: naming the step, the terms and the files.
         """
         if self.pending is None:
             return
-        loss, terms, index, step = self.pending
+        shared, terms, index, step = self.pending
         self.pending = None
-        if bool(torch.isfinite(loss)):
+        loss, stops = shared.tolist()
+        self.stopping |= stops > 0
+        if math.isfinite(loss):
             return
         names = [self.images.names[i] for i in index.tolist()]
         listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
@@ -195,7 +206,7 @@ def run(
     config, world = trainer.config, trainer.world
 
     def save() -> None:
-        trainer.check_finite()
+        trainer.settle()
         state = trainer.state(identity | {"failed": list(failed)})
         if world.rank == 0:
             save_checkpoint(folder / "checkpoints", trainer.step, state, config.keep)
@@ -210,20 +221,20 @@ def run(
         for batch in trainer.loader(trainer.total_steps):
             waited = time.perf_counter() - asked
             note_failures(batch, trainer, failed, log)
-            terms = trainer.train_step(batch)
+            terms = trainer.train_step(batch, bool(stop.requested))
             meter.add(len(batch) * world.size, waited)
             done = trainer.step
             if done % config.log_every == 0 or done in (1, trainer.total_steps):
                 seconds = (time.perf_counter() - started) / (done - started_step)
                 record = record_of(trainer, terms, meter, seconds)
                 log.step(record)
-            stopping = bool(world.mean(torch.tensor(float(stop.requested), device=trainer.fabric.device)) > 0)
+            stopping = bool(stop.requested) if world.size == 1 else trainer.stopping
             if done % (config.save_every or trainer.total_steps) == 0 or stopping or done == trainer.total_steps:
                 save()
             if stopping:
                 break
             asked = time.perf_counter()
-    trainer.check_finite()
+    trainer.settle()
     return trainer.step >= trainer.total_steps, stop.requested
 
 

@@ -88,11 +88,17 @@ def load_backbone(run: str | Path, maps: tuple[str, ...] = ("c2", "c3", "c4", "c
         maps: which feature maps its ``forward`` returns, as ``{"c2": (N, C, S/4, S/4), ...}``.
 
     Raises:
-        InputError: ``run`` holds no weights, or broken ones.
+        InputError: ``run`` holds no weights, or broken ones, or its method trained too few stages for these maps.
     """
     run = Path(run)
     card, tensors = read_card(run), read_tensors(run)
     encoder = Encoder(EncoderConfig.model_validate(card["backbone"]), size=card["size"], maps=maps)
     kept = {key: tensor for key, tensor in part(tensors, "backbone").items() if key not in encoder.pruned}
+    missing = sorted(encoder.body.state_dict().keys() - kept.keys())
+    if missing:
+        raise InputError(
+            f"{run} has no weights for {missing[0]} and {len(missing) - 1} more: its method trained fewer stages than "
+            f"{', '.join(maps)} need; ask for fewer, such as maps=('c2', 'c3', 'c4')"
+        )
     encoder.body.load_state_dict(kept)
     return encoder.eval()

@@ -46,6 +46,18 @@ class World:
         """Tensors (n, ...) of all processes, equal in shape, concatenated in rank order; no gradient."""
         return tensor
 
+    def exchange(self, tensor: Tensor, order: Tensor) -> Tensor:
+        """This process's share of the rows of all processes in a new order; no gradient.
+
+        A process is sent the rows that it gets and no others, where :meth:`gather` would send all rows to all.
+
+        Args:
+            tensor: (n, ...), equal in shape on all processes.
+            order: (n * size,) int64 on the CPU, the same permutation on all processes: row ``i`` of the result's
+                concatenation in rank order is row ``order[i]`` of the tensors' concatenation.
+        """
+        return tensor[order.to(tensor.device, non_blocking=True)]
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over processes; no gradient."""
         return tensor

@@ -100,16 +100,16 @@ class Moco(Method):
     @torch.no_grad()
     def targets(self, batch: Batch) -> ImageKeys:
         """Keys of view 2; those of all processes will enter the queue after the step."""
-        outputs = self.encode_keys(batch)
-        return ImageKeys(self.take_keys(outputs["embedding"], len(batch)))
+        return ImageKeys(self.take_keys(self.encode_keys(batch)["embedding"]))
 
-    def take_keys(self, embeddings: Tensor, local: int) -> Tensor:
-        """Unit keys of this process from the embeddings of all processes, which are kept for the queue."""
-        self._fresh_keys = unit(embeddings)
-        return self._fresh_keys[self.world.rank * local :][:local]
+    def take_keys(self, embeddings: Tensor) -> Tensor:
+        """Unit keys (n, D) of this process's images; those of all processes are kept for the queue."""
+        keys = unit(embeddings)
+        self._fresh_keys = self.world.gather(keys)
+        return keys
 
     def encode_keys(self, batch: Batch, view: int = 1) -> dict[str, Tensor]:
-        """Outputs of the key network for a view of all processes' images, in order, with shuffled batch norm.
+        """Outputs of the key network for a view of this process's images, with batch norm shuffled over all processes.
 
         Every process encodes a slice of one permutation of the global batch (ReSim specification, 3.4).
         """
@@ -118,13 +118,10 @@ class Moco(Method):
         if groups * self.world.size == 1:
             return dict(self.key(batch.views[view]))
         images = local * self.world.size
-        permutation = counted.permutation(images, batch.seed, Stream.SHUFFLE, batch.step, view - 1)
-        order = torch.from_numpy(permutation).to(batch.index.device)
-        mine = order[self.world.rank * local :][:local]
-        shuffled = self.world.gather(batch.views[view])[mine]
-        outputs = grouped_forward(self.key, shuffled, groups)
+        order = torch.from_numpy(counted.permutation(images, batch.seed, Stream.SHUFFLE, batch.step, view - 1))
+        outputs = grouped_forward(self.key, self.world.exchange(batch.views[view], order), groups)
         restore = order.argsort()
-        return {name: self.world.gather(output)[restore] for name, output in outputs.items()}
+        return {name: self.world.exchange(output, restore) for name, output in outputs.items()}
 
     def groups(self, images: int) -> int:
         """Number of groups with own batch statistics among ``images`` images."""

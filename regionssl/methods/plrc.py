@@ -181,19 +181,17 @@ class Plrc(Moco):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> PointKeys:
-        start = self.world.rank * len(batch)
-        own = slice(start, start + len(batch))
         distils = bool(self.config.affinity_weight)
-        cells = self.encode_keys(batch, view=2)["cells"][own] if distils else None
+        cells = self.encode_keys(batch, view=2)["cells"] if distils else None
         outputs = self.encode_keys(batch)
-        keys = self.take_keys(outputs["embedding"], len(batch))
+        keys = self.take_keys(outputs["embedding"])
         drawn = self.draw(batch)
         with torch.autocast(keys.device.type, enabled=False):
-            features = full_precision(outputs["points"][own])
+            features = full_precision(outputs["points"])
             points = unit(read_points(features, drawn.cells[:, 1], self.side))
             if cells is None:
                 return PointKeys(keys, drawn, points, None, None)
-            reference = outputs["cells"][own]
+            reference = outputs["cells"]
             return PointKeys(keys, drawn, points, reference, self.teacher_rows(cells, reference, batch))
 
     def teacher_rows(self, cells: Tensor, reference: Tensor, batch: Batch) -> TeacherRows:

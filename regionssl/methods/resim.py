@@ -162,18 +162,17 @@ class ReSim(Moco):
     @torch.no_grad()
     def targets(self, batch: Batch) -> Keys:
         outputs = self.encode_keys(batch)
-        keys = self.take_keys(outputs["embedding"], len(batch))
-        start = self.world.rank * len(batch)
-        own = slice(start, start + len(batch))
+        keys = self.take_keys(outputs["embedding"])
         regions: dict[str, RegionKeys] = {}
         with torch.autocast(keys.device.type, enabled=False):
             for level in self.config.levels:
                 features = full_precision(outputs[level.map])
                 _, windows, valid = self.windows(level, batch)
-                positives = unit(precise_roi_pool(features[own], windows, level.stride))
-                source = features if level.negatives == "all" else features[own]
-                means = F.avg_pool2d(source, 3, stride=1).flatten(2).transpose(1, 2)
-                regions[level.map] = RegionKeys(positives, valid, unit(means))
+                positives = unit(precise_roi_pool(features, windows, level.stride))
+                negatives = unit(F.avg_pool2d(features, 3, stride=1).flatten(2).transpose(1, 2))
+                if level.negatives == "all":
+                    negatives = self.world.gather(negatives)
+                regions[level.map] = RegionKeys(positives, valid, negatives)
         return Keys(keys, regions)
 
     def loss(self, batch: Batch, targets: Keys) -> Terms:  # type: ignore[override]

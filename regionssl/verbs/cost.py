@@ -30,7 +30,7 @@ def explain_cost(trainer: Trainer, console: Console, seconds: float = SECONDS) -
             images += len(batch) * trainer.world.size
         if time.perf_counter() - begin > seconds and images:
             break
-    trainer.check_finite()
+    trainer.settle()
     speed = images / (time.perf_counter() - started)
     if trainer.world.rank == 0:
         print_cost(trainer, speed, console)

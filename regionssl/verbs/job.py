@@ -7,7 +7,7 @@ import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -21,8 +21,9 @@ from regionssl.config import differences, to_plain
 from regionssl.data.images import ImageList, ScanReport
 from regionssl.data.patches import PatchSource
 from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint, write_json, write_text
-from regionssl.engine.choices import Resolved
+from regionssl.engine.choices import Resolved, resolve
 from regionssl.engine.distributed import current_world
+from regionssl.engine.memory import keep_freed_memory
 from regionssl.engine.optim import make_optimiser
 from regionssl.engine.train import Trainer, run
 from regionssl.errors import InputError
@@ -30,8 +31,15 @@ from regionssl.methods.base import MethodConfig
 from regionssl.verbs.kept_regions import keep_regions
 from regionssl.verbs.run_folder import CONFIG, FACTS, facts, write_weights
 
-# Settings that may change between a run and its continuation: they do not touch the result.
-_FREE = {"workers", "keep", "log_every", "save_every"}
+# Settings that may change between a run and its continuation: they touch the result at most by rounding.
+_FREE = {"workers", "keep", "log_every", "save_every", "micro_batch"}
+
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+"""Fabric's names of a recipe's precisions."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,37 @@ class Job:
         }
 
 
+def make_job(
+    config: RunConfig,
+    images: ImageList,
+    scanned: ScanReport,
+    out: Path,
+    device: torch.device,
+    devices: int = 1,
+    nodes: int = 1,
+    init: str = "random",
+    image_root: Path | None = None,
+) -> Job:
+    """A job whose settings fit its images and this machine.
+
+    Raises:
+        InputError: the batch does not fit the data or the processes.
+    """
+    resolved = resolve(
+        config.training, config.method, config.optimiser, config.schedule, len(images), device, devices, nodes
+    )
+    config = config.model_copy(
+        update={"training": resolved.training, "method": resolved.method, "schedule": resolved.schedule}
+    )
+    return Job(config, resolved, images, scanned, image_root, init, out, device, devices, nodes)
+
+
 def launch(job: Job) -> Fabric:
     """Start the processes of the run (this one included)."""
     processes = job.devices * job.nodes
-    precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[job.config.training.precision]
+    precision = PRECISIONS[job.config.training.precision]
+    if job.device.type == "cpu":
+        keep_freed_memory()
     fabric = Fabric(
         accelerator=job.device.type,
         devices=job.devices,
@@ -144,7 +179,15 @@ def train(job: Job, resume: bool, console: Console, again: str) -> None:
         if first:
             write_weights(job.out, trainer.method, job.config, job.images, job.init, trainer.step)
 
-    done, stopped_by = run(trainer, job.out, identity, failed, save_weights)
+    try:
+        done, stopped_by = run(trainer, job.out, identity, failed, save_weights)
+    except torch.OutOfMemoryError as error:
+        share = job.config.training.micro_batch or job.config.training.batch_size // trainer.world.size
+        raise InputError(
+            f"the memory of {trainer.fabric.device} was not enough at step {trainer.step}, for {share} images at a "
+            f"time; the last checkpoint is unharmed. Go on in smaller parts with:\n"
+            f"  {again} --set training.micro_batch={max(1, share // 2)}"
+        ) from error
     if not done:
         console.print(
             f"stopped at step {trainer.step} of {trainer.total_steps}; go on with:\n  {again}", soft_wrap=True

@@ -22,6 +22,7 @@ from regionssl.build import recipe_names
 from regionssl.cli import app
 from regionssl.engine.checkpoint import list_checkpoints
 from regionssl.engine.log import read_log
+from regionssl.export import run_weights
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
@@ -81,6 +82,14 @@ def test_a_part_of_the_maps_loads_too(finished: Path) -> None:
     image = torch.rand(1, 3, 64, 64)
     assert torch.equal(part(image)["c3"], whole(image)["c3"])
     assert set(part(image)) == {"c3"}
+
+
+def test_maps_beyond_the_trained_stages_are_refused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shallow = {key: value for key, value in run_weights.read_tensors(finished).items() if "layer4" not in key}
+    monkeypatch.setattr(run_weights, "read_tensors", lambda run: shallow)
+    with pytest.raises(InputError, match=r"has no weights for layer4\.0\.bn1\.bias and \d+ more"):
+        load_backbone(finished)
+    assert load_backbone(finished, ("c4",))(torch.zeros(1, 3, 64, 64)).keys() == {"c4"}
 
 
 def test_the_resolved_config_repeats_the_run(finished: Path, scenes: Path, tmp_path: Path) -> None:
@@ -263,10 +272,12 @@ def test_twenty_kills(scenes: Path, tmp_path: Path) -> None:
     assert same(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_stop_saves_and_says_how_to_go_on(scenes: Path, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "devices"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_polite_stop_of_one_process_stops_all_and_saves(
+    scenes: Path, tmp_path: Path, number: signal.Signals, devices: int
+) -> None:
     run = tmp_path / "run"
-    process = start(scenes, run, "--epochs", "1000", "--save-every", "100000")
+    process = start(scenes, run, "--epochs", "1000", "--save-every", "100000", "--devices", str(devices))
     while not (run / "log.jsonl").exists() or (run / "log.jsonl").stat().st_size < 1000:
         assert process.poll() is None, process.communicate()[0].decode()
         time.sleep(0.02)

@@ -1,0 +1,107 @@
+"""End-to-end training against its bound: the same steps on batches that lie on the device already.
+
+    python -m benchmarks.end_to_end --device cpu --out FILE.json
+
+Both are measured in one process, in turns (bound, end to end, bound), on generated pictures with about as many pixels
+as ImageNet's. The end-to-end part is longer than what the loader has ready when it begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.results import facts, in_new_process, show, write_json
+from regionssl.build import load_config
+from regionssl.data.images import find_images, scan
+from regionssl.data.scenes import write_scenes
+from regionssl.engine.choices import choose_device
+from regionssl.engine.train import Trainer
+from regionssl.verbs.job import build_trainer, launch, make_job
+
+SIDE = 432  # pixels: about as many as 500 x 375
+CASES = {
+    "cpu": (
+        {"recipe": "moco_v2_small", "backbone": "resnet18", "size": 128, "batch": 32, "target": 0.80},
+        {"recipe": "moco_v2_200", "backbone": "resnet50", "size": 224, "batch": 8, "target": 0.92},
+    ),
+    "cuda": ({"recipe": "moco_v2_200", "backbone": "resnet50", "size": 224, "batch": 256, "target": 0.95},),
+}
+
+
+def make_trainer(pictures: Path, case: dict[str, Any], device: str, settings: dict[str, Any]) -> Trainer:
+    """A trainer of a recipe at its defaults, with the case's backbone, batch and size."""
+    given = {"backbone.name": case["backbone"], "training.batch_size": case["batch"], "training.steps": 10**6}
+    config = load_config(case["recipe"], given | settings, size=case["size"])
+    images, scanned = scan(find_images(pictures))
+    job = make_job(config, images, scanned, pictures, choose_device(device))
+    return build_trainer(job, launch(job))
+
+
+def seconds_per_step(trainer: Trainer, batches: Any) -> float:
+    """Mean seconds of steps on these batches, with the waiting for them; the first step does not count."""
+    began, steps = 0.0, -1
+    for batch in batches:
+        trainer.train_step(batch)
+        steps += 1
+        if steps == 0:
+            synchronise(trainer)
+            began = time.perf_counter()
+    synchronise(trainer)
+    return (time.perf_counter() - began) / steps
+
+
+def synchronise(trainer: Trainer) -> None:
+    if trainer.fabric.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(pictures: Path, case: dict[str, Any], device: str, steps: int) -> dict[str, Any]:
+    """One row: images per second end to end and at the bound, and their ratio."""
+    trainer = make_trainer(pictures, case, device, {})
+    ready = [batch.to(trainer.fabric.device) for batch in islice(trainer.loader(2), 2)]
+    cached = [ready[step % 2] for step in range(max(3, steps // 2))]
+    trainer.train_step(ready[0])
+    first = seconds_per_step(trainer, cached)
+    buffered = 4 * (trainer.config.workers or 0)
+    whole = seconds_per_step(trainer, islice(trainer.loader(10**6), steps + buffered))
+    last = seconds_per_step(trainer, cached)
+    bound = (first + last) / 2
+    return {
+        "case": f"{case['recipe']}, {case['backbone']}, {case['size']} px, batch {case['batch']}",
+        "images_per_second": case["batch"] / whole,
+        "bound": case["batch"] / bound,
+        "ratio": bound / whole,
+        "drift": abs(first - last) / bound,
+        "target": case["target"],
+        "precision": trainer.config.precision,
+        "workers": trainer.config.workers,
+    }
+
+
+def rows(device: str, steps: int = 8) -> list[dict[str, Any]]:
+    """All cases of a device, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_scenes(Path(folder), 512 if device == "cuda" else 64, size=SIDE, labels=False)
+        return [in_new_process(measure, Path(folder), case, device, steps) for case in CASES[device]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=list(CASES), default="cpu")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    found = rows(options.device, options.steps)
+    show("end to end against the same step on data already on the device", found)
+    write_json(options.out, facts(options.device), {"end_to_end": found})
+
+
+if __name__ == "__main__":
+    main()

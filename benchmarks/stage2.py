@@ -1,0 +1,103 @@
+"""ORL's second stage: time per image of each part at two sizes, and the larger predicted from the smaller.
+
+    python -m benchmarks.stage2 --device cpu --out FILE.json
+
+Every part should be linear in the images, but for the search of neighbours, whose multiplications grow with the square.
+A second table sets that search against the matrix product that it cannot do without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.results import facts, show, write_json
+from regionssl.backbones.encoder import EncoderConfig
+from regionssl.build import load_config
+from regionssl.data.images import find_images, scan
+from regionssl.data.scenes import write_scenes
+from regionssl.regions.build_store import Share
+from regionssl.regions.neighbours import NearestImages
+from regionssl.verbs.correspond import Stage
+from regionssl.verbs.correspond_work import NetworkSource
+
+SIZES = (24, 72)
+SIDE = 224
+NEIGHBOURS = 10
+
+
+def seconds_by_part(images: int, device: str, backbone: str) -> dict[str, float]:
+    """Seconds of every part of stage 2 of ``orl_small`` on generated pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_scenes(Path(folder) / "pictures", images, size=SIDE, labels=False)
+        found, _ = scan(find_images(Path(folder) / "pictures"))
+        config = load_config("orl_small", {}).method.correspondence  # type: ignore[attr-defined]
+        network = NetworkSource(backbone=EncoderConfig(name=backbone))
+        stage = Stage(found, network, Path(folder), config, Share(1), device, Console(quiet=True))
+        stage.run(None)
+        return stage.seconds
+
+
+def parts(device: str, backbone: str = "resnet18") -> list[dict[str, Any]]:
+    """One row a part."""
+    small, large = (seconds_by_part(images, device, backbone) for images in SIZES)
+    factor = SIZES[1] / SIZES[0]
+    return [
+        {
+            "part": part,
+            f"ms_an_image_at_{SIZES[0]}": 1000 * small[part] / SIZES[0],
+            f"ms_an_image_at_{SIZES[1]}": 1000 * large[part] / SIZES[1],
+            "measured_over_linear": large[part] / (small[part] * factor),
+        }
+        for part in small
+    ]
+
+
+def search(device: str, images: int = 20_000, width: int = 256, block: int = 1024) -> list[dict[str, Any]]:
+    """The search of neighbours of a block of images against the matrix product alone."""
+    bank = torch.nn.functional.normalize(torch.randn(images, width, device=device), dim=1)
+    rows, nearest = torch.arange(block, device=device), NearestImages(bank)
+
+    def seconds(work: Any) -> float:
+        times = []
+        for _ in range(4):
+            began = time.perf_counter()
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        return min(times[1:])
+
+    searched, product = seconds(lambda: nearest.of(rows, NEIGHBOURS)), seconds(lambda: bank[rows] @ bank.T)
+    whole = searched * images / block
+    return [
+        {
+            "search": f"{block} of {images} images, {width} numbers, {NEIGHBOURS} neighbours",
+            "ms": 1000 * searched,
+            "matrix_product_ms": 1000 * product,
+            "search_over_product": searched / product,
+            "minutes_for_118287_images": whole * (118_287 / images) ** 2 / 60,
+        }
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    found, searched = parts(options.device, options.backbone), search(options.device)
+    show("stage 2 of ORL, by part", found)
+    show("nearest images", searched)
+    write_json(options.out, facts(options.device), {"stage2": found, "search": searched})
+
+
+if __name__ == "__main__":
+    main()

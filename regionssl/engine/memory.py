@@ -1,0 +1,51 @@
+"""Memory of a training process: the largest micro-batch that fits a GPU, and blocks that the CPU's allocator keeps."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import torch
+
+ROOM = 0.92
+"""Share of a GPU's memory that a step may take; the rest is for other processes' buffers and fragmentation."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+_LARGEST_HEAP_BLOCK = 32 * 2**20  # glibc takes no more
+_NEVER = 2**31 - 1
+
+
+def largest_part(attempt: Callable[[int], float], share: int, multiple: int = 1) -> int:
+    """The largest of ``share``, a half of it, a quarter ... for which a step fits.
+
+    Args:
+        attempt: runs a step in parts of so many images; returns the share of the memory that it took, or raises
+            ``torch.OutOfMemoryError``.
+        share: images of a process.
+        multiple: images that must stay together; it divides ``share``.
+
+    Raises:
+        torch.OutOfMemoryError: not even ``multiple`` images fit.
+    """
+    part = share
+    while True:
+        smaller = max(multiple, part // 2 // multiple * multiple)
+        try:
+            if attempt(part) <= ROOM or smaller == part:
+                return part
+        except torch.OutOfMemoryError:
+            if smaller == part:
+                raise
+        part = smaller
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what training frees, instead of returning it to the system and clearing it anew at every step.
+
+    Returns:
+        Whether this C library can be told so.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK) and mallopt(_TRIM_THRESHOLD, _NEVER))
