@@ -1,144 +1,198 @@
-"""Speed and memory of a training step of each method, per image, side by side in one run.
+"""What regions cost: a training step of each method over one of the image-level method of its family, in one run.
 
-    python -m benchmarks.methods --device cpu --backbone resnet18 --size 128 --batch-size 32 --out FILE.json
+    python -m benchmarks.methods --device cpu --recipes small --out FILE.json
 
-Each method runs in a process of its own on generated scenes that are decoded and cut beforehand, so the figures are of
-colours, networks, loss and optimiser: the step without its input. Ratios are to MoCo v2 and BYOL, image-level methods.
+Each method runs in a process of its own on generated scenes that are decoded and cut beforehand, with regions from a
+store and made-up correspondences: the step without its input. The image-level method is measured before and after its
+family; ratios are over the mean of both, and ``drift`` is their difference.
+
+Floating-point operations are those of convolutions and matrix products over the whole step, forward and backward.
+``time_over_flops`` is the ratio of times over the ratio of operations: 1 if regions cost what their arithmetic costs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import platform
 import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.results import facts, in_new_process, show, write_json
 from regionssl.build import load_config
 from regionssl.data.images import find_images, scan
 from regionssl.data.scenes import write_scenes
 from regionssl.engine.choices import choose_device
+from regionssl.engine.train import Trainer
+from regionssl.methods.orl import OrlConfig
 from regionssl.verbs.job import build_trainer, launch, make_job
+from regionssl.verbs.regions import find_regions
 
-RECIPES = {
-    "moco_v2": "moco_v2_200",
-    "resim_fpn": "resim_fpn_200",
-    "resim_c4": "resim_c4_200",
-    "byol": "byol_orl",
-    "scrl": "scrl_200",
+FAMILIES = {
+    "moco_v2": ("resim_fpn", "resim_c4", "plrc"),
+    "byol": ("scrl", "r2o", "orl"),
 }
-FAMILY = {"resim_fpn": "moco_v2", "resim_c4": "moco_v2", "scrl": "byol"}
+RECIPES = {
+    "small": {name: f"{name}_small" for family, members in FAMILIES.items() for name in (family, *members)},
+    "published": {
+        "moco_v2": "moco_v2_200",
+        "resim_fpn": "resim_fpn_200",
+        "resim_c4": "resim_c4_200",
+        "plrc": "plrc_100",
+        "byol": "byol_orl",
+        "scrl": "scrl_200",
+        "r2o": "r2o_coco_800",
+        "orl": "orl",
+    },
+}
+SCENE = 256  # pixels
 
 
-def measure(name: str, options: argparse.Namespace, scenes: str) -> dict[str, Any]:
-    """Median seconds per step and peak memory of one method."""
-    device = choose_device(options.device)
-    settings = {
-        "backbone.name": options.backbone,
-        "training.batch_size": options.batch_size,
-        "training.steps": 10**6,
-        "training.precision": options.precision,
-    }
-    config = load_config(RECIPES[name], settings, options.set, options.size)
-    images, scanned = scan(find_images(Path(scenes)), cache=Path(scenes) / "cache")
-    job = make_job(config, images, scanned, Path(scenes), device)
-    trainer = build_trainer(job, launch(job))
-    batches = list(trainer.loader(2))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    seconds = []
-    for step in range(options.warm_up + options.steps):
-        start = time.perf_counter()
-        trainer.train_step(batches[step % len(batches)])
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    timed = seconds[options.warm_up :]
-    peak = (
-        torch.cuda.max_memory_allocated() / 2**20
-        if device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+@dataclass(frozen=True)
+class Setting:
+    """What all methods are measured with.
+
+    Attributes:
+        recipes: a key of :data:`RECIPES`.
+        clock: "wall", or "processor" for a machine that does other work too (CPU only).
+    """
+
+    device: str = "cpu"
+    recipes: str = "small"
+    backbone: str = "resnet18"
+    batch_size: int = 32
+    precision: str = "auto"
+    steps: int = 6
+    warm_up: int = 2
+    clock: str = "wall"
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Correspondences between the scenes: boxes, neighbours and pairs from a generator."""
+
+    boxes: list[np.ndarray]
+    neighbours: np.ndarray
+    pairs: list[list[np.ndarray]]
+
+
+def made_up_patches(images: int, neighbours: int = 10) -> Patches:
+    rng = np.random.default_rng(0)
+
+    def rows(count: int) -> np.ndarray:
+        sides = rng.integers(64, 161, (count, 2))
+        return np.concatenate([rng.integers(0, SCENE - sides + 1), sides], 1).astype(np.int32)
+
+    return Patches(
+        boxes=[rows(20) for _ in range(images)],
+        neighbours=(np.arange(images)[:, None] + 1 + np.arange(neighbours)) % images,
+        pairs=[[np.concatenate([rows(5), rows(5)], 1) for _ in range(neighbours)] for _ in range(images)],
     )
+
+
+def make_trainer(name: str, setting: Setting, folder: Path) -> Trainer:
+    """The trainer of a method, on the scenes and regions of a folder."""
+    given: dict[str, Any] = {
+        "backbone.name": setting.backbone,
+        "training.batch_size": setting.batch_size,
+        "training.steps": 10**6,
+        "training.precision": setting.precision,
+        "training.workers": 0,
+    }
+    if name in ("plrc", "r2o"):
+        given |= {"method.source.kind": "store", "method.source.store": str(folder / "regions")}
+    config = load_config(RECIPES[setting.recipes][name], given)
+    images, scanned = scan(find_images(folder / "scenes"), cache=folder / "cache")
+    job = make_job(config, images, scanned, folder, choose_device(setting.device))
+    if isinstance(job.config.method, OrlConfig):
+        job = replace(job, patches=made_up_patches(len(images)))
+    return build_trainer(job, launch(job))
+
+
+def measure(name: str, setting: Setting, folder: Path) -> dict[str, Any]:
+    """Seconds of each step, peak memory and floating-point operations of a method."""
+    trainer = make_trainer(name, setting, folder)
+    cuda = trainer.fabric.device.type == "cuda"
+    batches = list(islice(trainer.loader(2), 2))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    now: Callable[[], float] = time.perf_counter if setting.clock == "wall" else time.process_time
+    seconds = []
+    for step in range(setting.warm_up + setting.steps):
+        start = now()
+        trainer.train_step(batches[step % 2])
+        if cuda:
+            torch.cuda.synchronize()
+        seconds.append(now() - start)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else resident
+    with FlopCounterMode(display=False) as counter:
+        trainer.train_step(batches[0])
+    timed = seconds[setting.warm_up :]
     return {
         "method": name,
-        "images_per_second": options.batch_size / statistics.median(timed),
+        "seconds": statistics.median(timed),
         "spread": (max(timed) - min(timed)) / statistics.median(timed),
-        "mib_per_image": peak / options.batch_size,
-        "precision": job.config.training.precision,
+        "gflop": counter.get_total_flops() / 1e9 / setting.batch_size,
+        "mib": peak / setting.batch_size,
+        "precision": trainer.config.precision,
     }
 
 
-def child(name: str, options: argparse.Namespace, scenes: str, results: Any) -> None:
-    results.put(measure(name, options, scenes))
+def compare(name: str, row: dict[str, Any], base: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
+    """A row of the table, from a method's measures and those of the image-level method before and after its family."""
+    level = {key: statistics.mean(measures[key] for measures in base) for key in ("seconds", "gflop", "mib")}
+    times, operations = row["seconds"] / level["seconds"], row["gflop"] / level["gflop"]
+    return {
+        "method": name,
+        "images_per_second": setting.batch_size / row["seconds"],
+        "spread": row["spread"],
+        "drift": abs(base[0]["seconds"] - base[-1]["seconds"]) / level["seconds"],
+        "gflop_per_image": row["gflop"],
+        "mib_per_image": row["mib"],
+        "time_ratio": times,
+        "flop_ratio": operations,
+        "time_over_flops": times / operations,
+        "memory_ratio": row["mib"] / level["mib"],
+        "precision": row["precision"],
+    }
+
+
+def rows(setting: Setting, families: dict[str, tuple[str, ...]] | None = None) -> list[dict[str, Any]]:
+    """The table: every method of the families, each in a process of its own."""
+    table = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_scenes(folder / "scenes", max(2 * setting.batch_size, 64), size=SCENE, labels=False)
+        find_regions(folder / "scenes", folder / "regions", kind="slic", set=["size=128", "segments=30"], devices=1)
+        for level, members in (families or FAMILIES).items():
+            found = [in_new_process(measure, name, setting, folder) for name in (level, *members, level)]
+            base = [found[0], found[-1]]
+            table += [compare(row["method"], row, base, setting) for row in found[:-1]]
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--warm-up", type=int, default=2)
-    parser.add_argument("--set", action="append", default=[])
+    for name, value in asdict(Setting()).items():
+        kind = int if name in ("batch_size", "steps", "warm_up") else str
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
+    parser.add_argument("--family", choices=list(FAMILIES), action="append", help="only this one")
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    spawn = multiprocessing.get_context("spawn")
-    rows = {}
-    with tempfile.TemporaryDirectory() as scenes:
-        write_scenes(Path(scenes), max(2 * options.batch_size, 64), size=256, labels=False)
-        for name in RECIPES:
-            results = spawn.Queue()
-            process = spawn.Process(target=child, args=(name, options, scenes, results))
-            process.start()
-            rows[name] = results.get(timeout=1200)
-            process.join()
-    report(rows, options)
-
-
-def report(rows: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table and write the JSON."""
-    for name, row in rows.items():
-        base = FAMILY.get(name)
-        row["time_over_image_level"] = rows[base]["images_per_second"] / row["images_per_second"] if base else 1.0
-    machine = (
-        torch.cuda.get_device_name()
-        if choose_device(options.device).type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    table = Table(
-        title=f"{options.backbone}, {options.size} px, batch {options.batch_size}, {machine}, torch {torch.__version__}"
-    )
-    for heading in ("method", "precision", "images/s", "spread", "MiB/image", "time over image-level"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for name, row in rows.items():
-        table.add_row(
-            name,
-            row["precision"],
-            f"{row['images_per_second']:.1f}",
-            f"{row['spread']:.0%}",
-            f"{row['mib_per_image']:.1f}",
-            f"{row['time_over_image_level']:.2f}",
-        )
-    Console(width=110).print(table)
-    if options.out:
-        facts = {
-            "machine": machine,
-            "system": platform.platform(),
-            "torch": torch.__version__,
-            "options": {k: str(v) for k, v in vars(options).items()},
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(facts, indent=2) + "\n")
+    options = vars(parser.parse_args())
+    out, wanted = options.pop("out"), options.pop("family")
+    setting = Setting(**options)
+    found = rows(setting, {name: FAMILIES[name] for name in wanted or FAMILIES})
+    show(f"{setting.backbone}, batch {setting.batch_size}, {setting.recipes} recipes, {setting.clock} clock", found)
+    write_json(out, facts(setting.device), {"setting": asdict(setting), "methods": found})
 
 
 if __name__ == "__main__":

@@ -147,3 +147,12 @@ def test_permutation() -> None:
 def test_too_many_counters_are_refused() -> None:
     with pytest.raises(ValueError, match="at most three counters"):
         counted.generator(0, Stream.VIEWS, 1, 2, 3, 4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(-(2**63), 2**64), st.integers(0, 2**40), st.lists(st.integers(0, 2**62), min_size=1, max_size=4))
+def test_single_numbers_are_those_of_the_whole(seed: int, epoch: int, index: list[int]) -> None:
+    whole = counted.uniform((4, 5), seed, Stream.BOXES, epoch, torch.tensor(index)).flatten(1).numpy()
+    places = np.array([[19], [0], [7]])
+    some = counted.uniform_at(places, seed, Stream.BOXES, epoch, np.array(index))
+    np.testing.assert_array_equal(some, whole[:, [19, 0, 7]].T)

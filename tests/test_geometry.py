@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -251,3 +252,19 @@ def test_crops_are_cut_by_rows() -> None:
     moved = batch.to("cpu", non_blocking=True)
     assert torch.equal(moved.box, batch.box)
     assert moved.size == 96
+
+
+@FEW
+@given(first=boxes_in(), second=boxes_in(), flip=st.booleans())
+def test_numpy_gives_the_same_bits(first: tuple[float, ...], second: tuple[float, ...], flip: bool) -> None:
+    a, b = (np.array(box).reshape(2, 2, 1, 1) for box in (first, second))
+    ratio = geometry.overlap_ratio((a[0], a[1]), (b[0], b[1]))
+    assert float(ratio[0, 0]) == float(geometry.iou(tensor(first), tensor(second))[0, 0])
+    low, high = geometry.mirror_ranges((a[0].copy(), a[1].copy()), np.array([[flip]]), 224)
+    mirrored = geometry.mirror(tensor(first), torch.tensor([flip]), 224)[0, 0].tolist()
+    assert [*low.ravel().tolist(), *high.ravel().tolist()] == mirrored
+
+
+def test_numpy_takes_empty_boxes_for_no_overlap() -> None:
+    nothing = np.zeros((2, 3))
+    assert geometry.overlap_ratio((nothing, nothing), (nothing, nothing + 1)).tolist() == [0, 0, 0]

@@ -126,21 +126,26 @@ def lloyd(
 
 
 def _means(rows: Tensor, labels: Tensor, used: Tensor, centres: Tensor, empty: str) -> Tensor:
-    """The mean row of each cluster (G, K, C), which repeats to the last bit.
-
-    On a GPU scattered sums would not repeat, so there it is a matrix product; on the CPU they do, and are cheaper.
-    """
-    groups, clusters, width = centres.shape
-    if rows.device.type == "cpu":
-        bins = clusters + 1  # the last takes the rows that are left out
-        places = (torch.where(used, labels, clusters) + bins * torch.arange(groups)[:, None]).flatten()
-        sums = rows.new_zeros(groups * bins, width).index_add_(0, places, rows.flatten(0, 1))
-        sums, sizes = (total.view(groups, bins, -1)[:, :-1] for total in (sums, places.bincount(minlength=len(sums))))
-    else:
-        members = F.one_hot(labels, clusters).to(rows.dtype) * used[..., None]
-        sums, sizes = members.mT @ rows, members.sum(1)[..., None]
+    """The mean row of each cluster (G, K, C), the same to the last bit every time."""
+    total = scattered_sums if rows.device.type == "cpu" else product_sums
+    sums, sizes = total(rows, labels, used, centres.shape[1])
     means = sums / sizes
     return means if empty == "nan" else torch.where(sizes > 0, means, centres)
+
+
+def product_sums(rows: Tensor, labels: Tensor, used: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Sum (G, K, C) and number (G, K, 1) of each cluster's used rows; on a GPU, scattered sums would not repeat."""
+    members = F.one_hot(labels, clusters).to(rows.dtype) * used[..., None]
+    return members.mT @ rows, members.sum(1)[..., None]
+
+
+def scattered_sums(rows: Tensor, labels: Tensor, used: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """:func:`product_sums` on the CPU: a sum for each row instead of one for each row and cluster."""
+    groups, bins = len(rows), clusters + 1  # the last bin takes the rows that are left out
+    places = (torch.where(used, labels, clusters) + bins * torch.arange(groups)[:, None]).flatten()
+    sums = rows.new_zeros(groups * bins, rows.shape[2]).index_add_(0, places, rows.flatten(0, 1))
+    sizes = places.bincount(minlength=groups * bins)
+    return sums.view(groups, bins, -1)[:, :-1], sizes.view(groups, bins, 1)[:, :-1]
 
 
 def _from_positions(rows: Tensor, norms: Tensor, positions: Tensor) -> Tensor:

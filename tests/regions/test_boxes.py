@@ -21,7 +21,7 @@ from regionssl import counted, geometry
 from regionssl.counted import Stream
 from regionssl.data.views import ViewPlan, ViewSpec, draw_crops
 from regionssl.geometry import Crops
-from regionssl.regions.boxes import BoxPairs, BoxSamplerConfig, sample_boxes
+from regionssl.regions.boxes import BoxPairs, BoxSamplerConfig, draw_boxes, sample_at_once, sample_boxes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RANDOM = ["default", "jitter", "nogrid", "iou1", "k3"]
@@ -179,6 +179,18 @@ def rows_of(pairs: BoxPairs) -> tuple[np.ndarray, np.ndarray]:
     return first.float().numpy(), second.float().numpy()
 
 
+def sampled(config: BoxSamplerConfig, first: Crops, second: Crops, uniform: Tensor) -> BoxPairs:
+    """The boxes, which the CPU's way and the GPU's agree on to the last bit."""
+    ours, at_once = sample_boxes(config, first, second, uniform), sample_at_once(config, first, second, uniform)
+    assert_equal(ours, at_once)
+    return ours
+
+
+def assert_equal(ours: BoxPairs, theirs: BoxPairs) -> None:
+    for name in ("first", "second", "valid"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+
 def golden(name: str) -> tuple[dict[str, np.ndarray], BoxSamplerConfig]:
     with np.load(GOLDEN / f"scrl_boxes_{name}.npz") as file:
         data = dict(file)
@@ -206,7 +218,7 @@ def test_oracle_and_sampler_reproduce_the_release(name: str) -> None:
     uniform = torch.zeros(len(t1), *config.draws_shape, dtype=torch.float64)
     for place, draws in source.uniforms.items():
         uniform[place] = torch.tensor(draws, dtype=torch.float64)
-    ours = rows_of(sample_boxes(config, crops_of(t1), crops_of(t2), uniform))
+    ours = rows_of(sampled(config, crops_of(t1), crops_of(t2), uniform))
     np.testing.assert_array_equal(ours[0], data["boxes1"])
     np.testing.assert_array_equal(ours[1], data["boxes2"])
 
@@ -219,7 +231,7 @@ def test_extreme_draws_reproduce_the_release(value: str, u: float, grid: bool) -
         expected = [data[f"boxes{view}_{value}_{'grid' if grid else 'nogrid'}"] for view in (1, 2)]
     config = BoxSamplerConfig(boxes=1, grid=grid)
     uniform = torch.full((len(t1), *config.draws_shape), u, dtype=torch.float64)
-    ours = rows_of(sample_boxes(config, crops_of(t1), crops_of(t2), uniform))
+    ours = rows_of(sampled(config, crops_of(t1), crops_of(t2), uniform))
     for mine, theirs in zip(ours, expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
@@ -263,13 +275,15 @@ def test_equals_the_oracle_on_the_same_draws(
     config = BoxSamplerConfig(boxes=boxes, max_iou=max_iou, min_size=least, grid=grid, jitter=jitter, attempts=attempts)
     t = np.array(pairs)
     uniform = draws(config, len(t), seed)
-    ours = sample_boxes(config, crops_of(t[:, 0], size), crops_of(t[:, 1], size), uniform)
+    views = crops_of(t[:, 0], size), crops_of(t[:, 1], size)
+    ours = sampled(config, *views, uniform)
+    assert_equal(draw_boxes(config, *views, seed, 0, torch.arange(len(t))), ours)
     oracle = Official(config, GivenUniforms(uniform), size)
     for n, (first, second) in enumerate(pairs):
         expected = oracle.image(n, first, second)
         assert bool(ours.valid[n]) == (expected is not None)
-        views = zip(*(expected or [((0, 0, 1, 1), (0, 0, 1, 1))] * boxes), strict=True)
-        for mine, theirs in zip((ours.first[n], ours.second[n]), views, strict=True):
+        pairs_of = zip(*(expected or [((0, 0, 1, 1), (0, 0, 1, 1))] * boxes), strict=True)
+        for mine, theirs in zip((ours.first[n], ours.second[n]), pairs_of, strict=True):
             torch.testing.assert_close(mine, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=0)
 
 
@@ -286,12 +300,7 @@ def random_records(count: int) -> np.ndarray:
 
 
 def sample_many(config: BoxSamplerConfig, t: np.ndarray) -> BoxPairs:
-    parts = []
-    for index in torch.arange(len(t)).split(250):
-        uniform = counted.uniform(config.draws_shape, 0, Stream.BOXES, 0, index)
-        rows = slice(int(index[0]), int(index[-1]) + 1)
-        parts.append(sample_boxes(config, crops_of(t[rows, 0]), crops_of(t[rows, 1]), uniform))
-    return BoxPairs(*(torch.cat([getattr(part, name) for part in parts]) for name in ("first", "second", "valid")))
+    return draw_boxes(config, crops_of(t[:, 0]), crops_of(t[:, 1]), 0, 0, torch.arange(len(t)))
 
 
 def quantiles(values: Tensor, *at: float) -> list[float]:
@@ -367,7 +376,7 @@ def test_images_without_overlap_get_the_dummy() -> None:
     t1 = np.array([[0, 0, 100, 100, 0], [0, 0, 100, 100, 1], [0, 0, 448, 448, 0], [0, 0, 448, 448, 0]])
     t2 = np.array([[0, 100, 100, 100, 0], [300, 300, 9, 9, 0], [384, 0, 448, 448, 0], [382, 0, 448, 448, 1]])
     config = BoxSamplerConfig()
-    pairs = sample_boxes(config, crops_of(t1), crops_of(t2), draws(config, 4))
+    pairs = sampled(config, crops_of(t1), crops_of(t2), draws(config, 4))
     assert pairs.valid.tolist() == [False, False, False, True]
     for boxes in (pairs.first, pairs.second):
         assert (boxes[:3] == torch.tensor([0.0, 0.0, 1.0, 1.0])).all()
@@ -388,6 +397,16 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
 def test_no_images_no_boxes() -> None:
     config = BoxSamplerConfig(boxes=4)
     nothing = crops_of(np.zeros((0, 5), dtype=np.int64))
-    pairs = sample_boxes(config, nothing, nothing, draws(config, 0))
+    pairs = draw_boxes(config, nothing, nothing, 0, 0, torch.empty(0, dtype=torch.int64))
+    assert_equal(sampled(config, nothing, nothing, draws(config, 0)), pairs)
     assert pairs.first.shape == pairs.second.shape == (0, 4, 4)
     assert pairs.valid.shape == (0,)
+
+
+@pytest.mark.parametrize("config", [BoxSamplerConfig(), BoxSamplerConfig(max_iou=0.2, jitter=0.1, attempts=7)])
+def test_many_images_at_once(config: BoxSamplerConfig) -> None:
+    """Images of a batch are settled in different rounds; epoch and positions reach the draws."""
+    t, index = random_records(120), torch.arange(120) * 3 + 7
+    views = crops_of(t[:, 0]), crops_of(t[:, 1])
+    uniform = counted.uniform(config.draws_shape, 5, Stream.BOXES, 2, index)
+    assert_equal(draw_boxes(config, *views, 5, 2, index), sample_at_once(config, *views, uniform))

@@ -8,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regionssl.regions.clusters import candidates_per_centre, draws_shape, k_means, lloyd, seed_centres
+from regionssl.regions.clusters import (
+    candidates_per_centre,
+    draws_shape,
+    k_means,
+    lloyd,
+    product_sums,
+    scattered_sums,
+    seed_centres,
+)
 
 with np.load(Path(__file__).parents[1] / "golden" / "r2o_kmeans.npz") as file:
     GOLDEN = dict(file)
@@ -180,3 +188,42 @@ def test_it_is_k_means_in_half_precision_surroundings_too() -> None:
         mixed = k_means(data, 4, draws)
     assert mixed.centres.dtype == torch.float32
     assert torch.equal(mixed.labels, k_means(data, 4, draws).labels)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), groups=st.integers(1, 4), clusters=st.integers(1, 7))
+def test_both_ways_to_sum_a_cluster(seed: int, groups: int, clusters: int) -> None:
+    """The GPU's and the CPU's against a loop; clusters without rows, and rows without a cluster, among them."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(groups, 12, 3, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, clusters, (groups, 12), generator=generator)
+    used = torch.rand(groups, 12, generator=generator) < 0.7
+    for total in (product_sums, scattered_sums):
+        sums, sizes = total(rows, labels, used, clusters)
+        for g in range(groups):
+            for k in range(clusters):
+                members = [rows[g, r] for r in range(12) if labels[g, r] == k and used[g, r]]
+                assert int(sizes[g, k, 0]) == len(members)
+                expected = sum(members, torch.zeros(3, dtype=torch.float64))
+                torch.testing.assert_close(sums[g, k], expected, atol=1e-12, rtol=1e-12)
+
+
+def test_it_repeats_to_the_last_bit() -> None:
+    data, draws = random_rows(3, 200), random_draws(3, 9)
+    first, second = k_means(data, 9, draws), k_means(data, 9, draws)
+    assert torch.equal(first.centres, second.centres)
+
+
+@pytest.mark.parametrize("clusters", [2, 9, 40])
+def test_scikit_learn_goes_the_same_way(clusters: int) -> None:
+    """Its Lloyd's rounds from our seeds end with our labels."""
+    sklearn = pytest.importorskip("sklearn.cluster")
+    data = random_rows(2, 300, width=16, seed=clusters).double()
+    everyone = everything(data)
+    seeds = seed_centres(data, clusters, random_draws(2, clusters).double(), everyone)
+    starts = data.take_along_dim(seeds[..., None], 1)
+    found = lloyd(data, starts, everyone, "keep", 200, 1e-12)
+    for group in range(2):
+        theirs = sklearn.KMeans(clusters, init=starts[group].numpy(), n_init=1, max_iter=200, tol=0).fit(data[group])
+        np.testing.assert_array_equal(found.labels[group], theirs.labels_)
+        np.testing.assert_allclose(found.centres[group], theirs.cluster_centers_, atol=1e-9)
