@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from regionssl import counted
 from regionssl.counted import Stream
@@ -101,7 +101,7 @@ class ViewDataset(Dataset[Views]):
         rng = counted.generator(self.seed, Stream.VIEWS, sample.index, sample.epoch)
         crops = draw_crops(self.plan, image.width, image.height, rng, drawn.boxes if drawn else ())
         pixels = [
-            cut(source, crop, spec)
+            cut(source, crop, spec, self.plan.resampler)
             for source, crop, spec in zip(taken.sources(self.plan), crops, self.plan.views, strict=True)
         ]
         colours = [
@@ -159,7 +159,7 @@ class Collate:
         complete = all(item.pixels for item in items)
         numbers = range(len(self.plan.views)) if complete else ()
         return Batch(
-            views=[torch.from_numpy(np.stack([item.pixels[v] for item in items])) for v in numbers],
+            views=[_stacked([item.pixels[v] for item in items]) for v in numbers],
             crops=[_crops([item.crops[v] for item in items], self.plan.views[v].size) for v in numbers],
             colours=[stack([item.colours[v] for item in items]) for v in numbers],
             index=torch.tensor([item.index for item in items]),
@@ -175,6 +175,12 @@ class Collate:
             if complete and self.plan.wants_patches
             else None,
         )
+
+
+def _stacked(views: list[np.ndarray]) -> Tensor:
+    """One batch of a view's pixels; made in shared memory in a loader worker, so that it is not copied to get out."""
+    stacked: Tensor = default_collate([torch.from_numpy(view) for view in views])
+    return stacked
 
 
 def _labels(lattices: list[np.ndarray | None]) -> Tensor | None:

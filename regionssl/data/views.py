@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from pydantic import Field, model_validator
 
@@ -17,6 +19,8 @@ from regionssl.data.photometric import ColourPolicy
 from regionssl.geometry import lattice_labels
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+Resampler = Literal["pillow", "torch"]
 
 
 class ViewSpec(Config):
@@ -65,12 +69,15 @@ class ViewPlan(Config):
         shared_flip: one mirror for all views (its probability is the first view's) instead of one each.
         overlaps: constraints between pairs of views.
         jitter: how the box of the first patch becomes that of the second.
+        resampler: which library resizes the crops. The papers' codes use Pillow. "torch" takes half the time; a few
+            values in a hundred then differ, by one of 255 (bicubic: by more at sharp edges), and not alike everywhere.
     """
 
     views: tuple[ViewSpec, ...]
     shared_flip: bool = False
     overlaps: tuple[PairOverlap, ...] = ()
     jitter: BoxJitter = BoxJitter()
+    resampler: Resampler = "pillow"
 
     @model_validator(mode="after")
     def _views_exist(self) -> ViewPlan:
@@ -205,17 +212,28 @@ def _shared_area(a: CropDraw, b: CropDraw) -> float:
     return max(w, 0) * max(h, 0) / max(a.width * a.height, b.width * b.height)
 
 
-def cut(image: Image.Image, draw: CropDraw, spec: ViewSpec) -> np.ndarray:
+def cut(image: Image.Image, draw: CropDraw, spec: ViewSpec, resampler: Resampler = "pillow") -> np.ndarray:
     """Cut one view out of an RGB image with one antialiased resampling.
 
     Returns:
         (3, size, size) uint8.
     """
-    view = image.crop(draw.box).resize((spec.size, spec.size), _RESAMPLING[spec.interpolation])
-    pixels = np.asarray(view)
+    crop = image.crop(draw.box)
+    if resampler == "torch":
+        return _resized_by_torch(crop, draw.flip, spec)
+    pixels = np.asarray(crop.resize((spec.size, spec.size), _RESAMPLING[spec.interpolation]))
     if draw.flip:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _resized_by_torch(crop: Image.Image, flip: bool, spec: ViewSpec) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to it
+        pixels = torch.from_numpy(np.asarray(crop)).permute(2, 0, 1)[None]
+    size = (spec.size, spec.size)
+    view = torch.nn.functional.interpolate(pixels, size, mode=spec.interpolation, antialias=True)[0].numpy()
+    return np.ascontiguousarray(view[..., ::-1] if flip else view)
 
 
 def cut_labels(labels: np.ndarray, draw: CropDraw, spec: ViewSpec, width: int, height: int) -> np.ndarray | None:
