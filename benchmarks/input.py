@@ -2,6 +2,9 @@
 
     python -m benchmarks.input --out FILE.json [--images FOLDER] [--count 64] [--repeats 5]
 
+The row of albumentations is left out unless it can be imported. It asks for another build of OpenCV than
+``regionssl[proposals]``; ``pip install --no-deps albumentations==2.0.8 albucore==0.0.24 stringzilla simsimd`` does not.
+
 Processor time per image, files in the page cache, the ways taken in turn in each repeat. Without ``--images`` generated
 JPEGs of 500 x 375 pixels (quality 90) are made. ``measure`` gives the rows to other benchmarks.
 """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 _HEADER = struct.Struct("<2sIHHIIiiHHIIiiII")
@@ -15,11 +17,8 @@ def write_bitmap(image: Image.Image) -> bytes:
     return _header(*image.size) + content
 
 
-def read_bitmap(content: bytes) -> Image.Image | None:
-    """The image that :func:`write_bitmap` was given; None for any other content.
-
-    Pillow reads these files too, to the same pixels, and takes half as long again.
-    """
+def read_bitmap(content: bytes) -> Bitmap | None:
+    """The file that :func:`write_bitmap` made; None for any other content. Pillow reads it too, and takes longer."""
     if len(content) < _HEADER.size or not content.startswith(b"BM"):
         return None
     width, height = _HEADER.unpack_from(content)[6:8]
@@ -27,8 +26,39 @@ def read_bitmap(content: bytes) -> Image.Image | None:
         return None
     if len(content) != _HEADER.size + _stride(width) * -height:
         return None
-    pixels = memoryview(content)[_HEADER.size :]
-    return Image.frombuffer("RGB", (width, -height), pixels, "raw", "BGR", _stride(width), 1)
+    return Bitmap(content, width, -height)
+
+
+@dataclass(frozen=True)
+class Bitmap:
+    """A bitmap of ``width`` x ``height`` pixels, of which only the crops are unpacked that are asked for."""
+
+    content: bytes
+    width: int
+    height: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        return self.width, self.height
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """The RGB image within x0, y0, x1, y1 in whole pixels, which must lie inside."""
+        left, top, right, bottom = box
+        stride = _stride(self.width)
+        pixels = memoryview(self.content)[_HEADER.size + top * stride + 3 * left :]
+        return Image.frombuffer("RGB", (right - left, bottom - top), pixels, "raw", "BGR", stride, 1)
+
+    def whole(self) -> Image.Image:
+        """The RGB image."""
+        return self.crop((0, 0, self.width, self.height))
+
+    def values(self, box: tuple[int, int, int, int]) -> np.ndarray:
+        """The pixels of :meth:`crop`, (height, width, 3) uint8, RGB; a view that nobody may write to."""
+        left, top, right, bottom = box
+        strides = (_stride(self.width), 3, 1)
+        rows: np.ndarray = np.ndarray((self.height, self.width, 3), np.uint8, self.content, _HEADER.size, strides)
+        return rows[top:bottom, left:right, ::-1]
 
 
 def _stride(width: int) -> int:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from regionssl.data.bitmaps import read_bitmap
+from regionssl.data.bitmaps import Bitmap, read_bitmap
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 SHORTEST_SIDE = 8
@@ -57,6 +57,16 @@ def decode(content: bytes) -> Image.Image:
     Raises:
         UnreadableImage: not a JPEG, PNG, WebP, BMP or TIFF file, damaged or cut short, a side below 8 pixels, more than
             200 megapixels, or colours that Pillow cannot turn into RGB.
+    """
+    picture = read_picture(content)
+    return picture.whole() if isinstance(picture, Bitmap) else picture
+
+
+def read_picture(content: bytes) -> Image.Image | Bitmap:
+    """:func:`decode`, but for a bitmap of a pack, which need not be unpacked as a whole to be cropped.
+
+    Raises:
+        UnreadableImage: as :func:`decode`.
     """
     plain = read_bitmap(content)
     if plain is not None and min(plain.size) >= SHORTEST_SIDE and plain.width * plain.height <= PIXEL_LIMIT:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +13,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from regionssl.config import Config
+from regionssl.data.bitmaps import Bitmap
 from regionssl.data.patches import PATCH_NAMES, Box, BoxJitter
 from regionssl.data.photometric import ColourPolicy
 from regionssl.geometry import lattice_labels
@@ -212,28 +212,29 @@ def _shared_area(a: CropDraw, b: CropDraw) -> float:
     return max(w, 0) * max(h, 0) / max(a.width * a.height, b.width * b.height)
 
 
-def cut(image: Image.Image, draw: CropDraw, spec: ViewSpec, resampler: Resampler = "pillow") -> np.ndarray:
+def cut(image: Image.Image | Bitmap, draw: CropDraw, spec: ViewSpec, resampler: Resampler = "pillow") -> np.ndarray:
     """Cut one view out of an RGB image with one antialiased resampling.
 
     Returns:
         (3, size, size) uint8.
     """
-    crop = image.crop(draw.box)
+    size = (spec.size, spec.size)
     if resampler == "torch":
-        return _resized_by_torch(crop, draw.flip, spec)
-    pixels = np.asarray(crop.resize((spec.size, spec.size), _RESAMPLING[spec.interpolation]))
+        crop = image.values(draw.box) if isinstance(image, Bitmap) else np.asarray(image.crop(draw.box))
+        pixels = _resize_by_torch(crop, size, spec.interpolation)
+    else:
+        pixels = np.asarray(image.crop(draw.box).resize(size, _RESAMPLING[spec.interpolation]))
     if draw.flip:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _resized_by_torch(crop: Image.Image, flip: bool, spec: ViewSpec) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to it
-        pixels = torch.from_numpy(np.asarray(crop)).permute(2, 0, 1)[None]
-    size = (spec.size, spec.size)
-    view = torch.nn.functional.interpolate(pixels, size, mode=spec.interpolation, antialias=True)[0].numpy()
-    return np.ascontiguousarray(view[..., ::-1] if flip else view)
+def _resize_by_torch(pixels: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
+    """(H, W, 3) uint8 at another size, antialiased."""
+    reverse = pixels.strides[2] < 0  # torch knows no negative strides
+    batch = torch.from_numpy((pixels[..., ::-1] if reverse else pixels).copy()).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(batch, size, mode=mode, antialias=True)[0].permute(1, 2, 0).numpy()
+    return resized[..., ::-1] if reverse else resized
 
 
 def cut_labels(labels: np.ndarray, draw: CropDraw, spec: ViewSpec, width: int, height: int) -> np.ndarray | None:

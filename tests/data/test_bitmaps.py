@@ -10,6 +10,7 @@ from PIL import Image
 
 from regionssl.data.bitmaps import read_bitmap, write_bitmap
 from regionssl.data.decode import UnreadableImage, decode
+from regionssl.data.views import CropDraw, Resampler, ViewSpec, cut
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -23,9 +24,33 @@ def test_pixels_are_read_as_written(width: int, height: int, seed: int) -> None:
     content = write_bitmap(image)
     again = read_bitmap(content)
     assert again is not None
-    assert (again.mode, again.size) == ("RGB", (width, height))
-    np.testing.assert_array_equal(np.asarray(again), np.asarray(image))
+    assert again.size == (again.width, again.height) == (width, height)
+    np.testing.assert_array_equal(np.asarray(again.whole()), np.asarray(image))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(image))
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(1, 40), st.integers(1, 40))
+def test_crops_are_those_of_the_image(data: st.DataObject, width: int, height: int) -> None:
+    image = noise(width, height)
+    bitmap = read_bitmap(write_bitmap(image))
+    assert bitmap is not None
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    box = left, top, data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
+    expected = np.asarray(image.crop(box))
+    np.testing.assert_array_equal(np.asarray(bitmap.crop(box)), expected)
+    np.testing.assert_array_equal(bitmap.values(box), expected)
+
+
+@pytest.mark.parametrize("resampler", ["pillow", "torch"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_views_cut_from_a_bitmap_are_those_of_the_image(resampler: Resampler, flip: bool) -> None:
+    image = noise(61, 43)
+    bitmap = read_bitmap(write_bitmap(image))
+    assert bitmap is not None
+    for interpolation in ("bilinear", "bicubic"):
+        spec, draw = ViewSpec(size=24, interpolation=interpolation), CropDraw(7, 5, 50, 33, flip)
+        np.testing.assert_array_equal(cut(bitmap, draw, spec, resampler), cut(image, draw, spec, resampler))
 
 
 def test_any_other_header_is_left_to_pillow() -> None:

@@ -224,7 +224,7 @@ def test_torchs_resampling_is_nearly_pillows(width: int, height: int, how: str, 
     difference = np.abs(one.astype(int) - two)
     if how == "bilinear":
         assert difference.max() <= 1
-    assert difference.mean() < 0.35
+    assert difference.mean() < 0.8
 
 
 def test_the_resampler_is_a_setting_of_the_plan(images: ImageList) -> None:
