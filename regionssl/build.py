@@ -32,7 +32,7 @@ from regionssl.methods.resim import C4, ReSim
 from regionssl.methods.scrl import Scrl
 from regionssl.regions.kinds import settings_of
 from regionssl.regions.sources import SourceConfig, make_source
-from regionssl.regions.store import StoredLabels, check_contents, open_store
+from regionssl.stores.store import StoredLabels, check_contents, open_store
 
 METHODS: dict[str, type[Method]] = {
     "moco": Moco,
