@@ -126,13 +126,17 @@ def mirror_ranges(
     return low, high
 
 
-def overlap_ratio(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """:func:`iou` for NumPy: low and high ends (2, ...) of boxes along x and y, in the same order of operations."""
-    x, y = (np.minimum(first[1], second[1]) - np.maximum(first[0], second[0])).clip(0)
-    shared = x * y
-    areas = [extent[0] * extent[1] for extent in ((high - low).clip(0) for low, high in (first, second))]
-    union = areas[0] + areas[1] - shared
-    return np.where(union > 0, shared / np.maximum(union, np.finfo(np.float64).tiny), 0)
+def overlap_ratio(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """:func:`iou` for NumPy, in the same order of operations: (2, 2, ...) low and high ends of boxes along x and y."""
+    shared = _area_of(np.minimum(first[1], second[1]) - np.maximum(first[0], second[0]))
+    union = _area_of(first[1] - first[0]) + _area_of(second[1] - second[0]) - shared
+    return shared / np.maximum(union, np.finfo(np.float64).tiny)
+
+
+def _area_of(extent: np.ndarray) -> np.ndarray:
+    """:func:`area` for NumPy: extents (2, ...) along x and y."""
+    sides = np.maximum(extent, 0)
+    return sides[0] * sides[1]
 
 
 def corners(boxes: Tensor) -> Tensor:

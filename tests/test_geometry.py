@@ -258,7 +258,7 @@ def test_crops_are_cut_by_rows() -> None:
 @given(first=boxes_in(), second=boxes_in(), flip=st.booleans())
 def test_numpy_gives_the_same_bits(first: tuple[float, ...], second: tuple[float, ...], flip: bool) -> None:
     a, b = (np.array(box).reshape(2, 2, 1, 1) for box in (first, second))
-    ratio = geometry.overlap_ratio((a[0], a[1]), (b[0], b[1]))
+    ratio = geometry.overlap_ratio(a, b)
     assert float(ratio[0, 0]) == float(geometry.iou(tensor(first), tensor(second))[0, 0])
     low, high = geometry.mirror_ranges((a[0].copy(), a[1].copy()), np.array([[flip]]), 224)
     mirrored = geometry.mirror(tensor(first), torch.tensor([flip]), 224)[0, 0].tolist()
@@ -266,5 +266,6 @@ def test_numpy_gives_the_same_bits(first: tuple[float, ...], second: tuple[float
 
 
 def test_numpy_takes_empty_boxes_for_no_overlap() -> None:
-    nothing = np.zeros((2, 3))
-    assert geometry.overlap_ratio((nothing, nothing), (nothing, nothing + 1)).tolist() == [0, 0, 0]
+    nothing, something = np.zeros((2, 2, 3)), np.array([0.0, 1.0])[:, None, None].repeat(2, 1).repeat(3, 2)
+    assert geometry.overlap_ratio(nothing, nothing).tolist() == [0, 0, 0]
+    assert geometry.overlap_ratio(nothing, something).tolist() == [0, 0, 0]

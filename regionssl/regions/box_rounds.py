@@ -102,9 +102,9 @@ def choose_diverse(
     tried = np.zeros(low.shape[1:], dtype=np.int64)
     size = canvas.sizes[0]
     while True:
-        now = low[:, images], high[:, images]
-        kept = now[0].clip(0, size), now[1].clip(0, size)
-        alike = overlap_ratio(_rows(now), _columns(kept)) >= max_iou
+        now = np.stack([low[:, images], high[:, images]])
+        kept = np.minimum(np.maximum(now, 0), size)
+        alike = overlap_ratio(now[..., None], kept[..., None, :]) >= max_iou
         failing = (alike & earlier).any(-1) & (tried[images] < attempts - 1)
         unsettled = failing.any(-1)
         images, box = images[unsettled], failing[unsettled].argmax(-1)
@@ -114,19 +114,11 @@ def choose_diverse(
         attempt = np.minimum(tried[images, box][:, None] + more, attempts - 1)
         part, uniform = canvas[images], draws(images[:, None], box[:, None], attempt)
         new = part.place(*on_canvas(part.extent, uniform, min_size, grid), 0)
-        settled = kept[0][:, unsettled], kept[1][:, unsettled]
-        alike = (overlap_ratio(_rows(new), _columns(settled)) >= max_iou) & earlier[box][:, None]
+        settled = kept[:, :, unsettled]
+        alike = (overlap_ratio(np.stack(new)[..., None], settled[..., None, :]) >= max_iou) & earlier[box][:, None]
         accepted = ~alike.any(-1)
         accepted[:, -1] = True  # if none fits, the next round goes on behind the last of these
         place, rows = accepted.argmax(-1), np.arange(len(images))
         tried[images, box] = attempt[rows, place]
         chosen[:, images, box] = uniform[:, rows, place]
         low[:, images, box], high[:, images, box] = new[0][:, rows, place], new[1][:, rows, place]
-
-
-def _rows(ranges: Ranges) -> Ranges:
-    return ranges[0][..., None], ranges[1][..., None]
-
-
-def _columns(ranges: Ranges) -> Ranges:
-    return ranges[0][..., None, :], ranges[1][..., None, :]

@@ -94,7 +94,7 @@ def seed_centres(rows: Tensor, clusters: int, uniform: Tensor, used: Tensor) -> 
         left = torch.minimum(distance[:, None], _from_positions(rows, norms, candidates))
         best = left.sum(2).argmin(1, keepdim=True)
         chosen.append(candidates.gather(1, best)[:, 0])
-        distance = left.take_along_dim(best[..., None], 1)[:, 0]
+        distance = left.gather(1, best[..., None].expand(-1, -1, rows.shape[1]))[:, 0]
     return torch.stack(chosen, 1)
 
 
@@ -150,7 +150,7 @@ def scattered_sums(rows: Tensor, labels: Tensor, used: Tensor, clusters: int) ->
 
 def _from_positions(rows: Tensor, norms: Tensor, positions: Tensor) -> Tensor:
     """Squared distances (G, L, R) of those rows at ``positions`` (G, L) to all rows."""
-    chosen = rows.take_along_dim(positions[..., None], 1)
+    chosen = rows.gather(1, positions[..., None].expand(-1, -1, rows.shape[2]))
     sums = norms[:, None] + norms.gather(1, positions)[..., None]
     return torch.baddbmm(sums, chosen, rows.mT, alpha=-2).clamp_(min=0)
 
