@@ -100,8 +100,10 @@ class Method(nn.Module, ABC):
     Attributes:
         Config: the config class of the method (class attribute).
         backbone: the network that is trained and handed on.
+        started_from: what was taken from which file to start from, for the log.
     """
 
+    started_from: tuple[str, ...] = ()
     Config: ClassVar[type[MethodConfig]]
     backbone: Encoder
 
@@ -143,6 +145,11 @@ class Method(nn.Module, ABC):
             (N, h, w) int64 over the whole images, -1 for no region; None if regions are taken as they come.
         """
         return None
+
+    @property
+    def branches(self) -> tuple[nn.Module, ...]:
+        """The trained network with its heads, then its slow copies, whose modules have the same names."""
+        return ()
 
     def extras(self) -> dict[str, nn.Module]:
         """Further trained modules worth handing on, such as ``{"fpn": ...}``."""

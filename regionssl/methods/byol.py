@@ -123,6 +123,10 @@ class Byol(Method):
     def backbone(self) -> Encoder:  # type: ignore[override]
         return self.online.encoder
 
+    @property
+    def branches(self) -> tuple[nn.Module, ...]:
+        return self.online, self.target
+
     def groups(self, images: int) -> int:
         """Number of groups with own batch statistics among ``images`` images."""
         return 1 if self.config.group_size is None else max(1, images // self.config.group_size)

@@ -97,6 +97,10 @@ class Moco(Method):
     def backbone(self) -> Encoder:  # type: ignore[override]
         return cast(Encoder, self.query.encoder)
 
+    @property
+    def branches(self) -> tuple[nn.Module, ...]:
+        return self.query, self.key
+
     @torch.no_grad()
     def targets(self, batch: Batch) -> ImageKeys:
         """Keys of view 2; those of all processes will enter the queue after the step."""

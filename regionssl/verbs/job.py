@@ -170,6 +170,8 @@ def train(job: Job, resume: bool, console: Console, again: str) -> None:
         trainer.load_state(state)
         failed = dict.fromkeys(state["identity"]["failed"], "unreadable before the run was resumed")
         console.print(f"going on from step {trainer.step} of {trainer.total_steps}")
+    elif job.init != "random":
+        console.print("\n".join(trainer.method.started_from), highlight=False, markup=False, soft_wrap=True)
     first = trainer.world.rank == 0
     if first:
         write_text(job.out / CONFIG, yaml.safe_dump(to_plain(job.config), sort_keys=False))
