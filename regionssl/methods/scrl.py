@@ -105,7 +105,8 @@ class Scrl(Byol):
 
     def draw_boxes(self, batch: Batch) -> BoxPairs:
         """The counted boxes of every image of the batch."""
-        return draw_boxes(self.config.boxes, *batch.crops[:2], batch.seed, batch.epoch, batch.index)
+        first, second = batch.crops[:2]
+        return draw_boxes(self.config.boxes, first, second, batch.seed, batch.epoch, batch.index)
 
     def encode_boxes(self, branch: nn.Module, batch: Batch, boxes: BoxPairs) -> Tensor:
         """Rows (P, 2, D) of a branch for all boxes of both views."""

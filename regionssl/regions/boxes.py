@@ -134,8 +134,12 @@ def sample_at_once(config: BoxSamplerConfig, first: Crops, second: Crops, unifor
 def _usable(kept: Tensor, partner: Tensor, valid: Tensor, first: Crops, second: Crops) -> BoxPairs:
     """Boxes (N, K, 4) of both views clipped to them, with the dummy for images without an overlap."""
     dummy = kept.new_tensor([0.0, 0.0, 1.0, 1.0])
-    clipped = geometry.clip(kept, first.size), geometry.clip(partner, second.size)
-    return BoxPairs(*(torch.where(valid[:, None, None], boxes, dummy) for boxes in clipped), valid)
+    usable = valid[:, None, None]
+    return BoxPairs(
+        torch.where(usable, geometry.clip(kept, first.size), dummy),
+        torch.where(usable, geometry.clip(partner, second.size), dummy),
+        valid,
+    )
 
 
 def _boxes(ranges: Ranges) -> Tensor:
