@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from regionssl import pretrain
 from regionssl.backbones.beside import pyramid_tensors
 from regionssl.backbones.encoder import Encoder, EncoderConfig
 from regionssl.backbones.layouts import detectron2_key, sequential_key
