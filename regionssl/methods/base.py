@@ -101,11 +101,14 @@ class Method(nn.Module, ABC):
         Config: the config class of the method (class attribute).
         backbone: the network that is trained and handed on.
         started_from: what was taken from which file to start from, for the log.
+        watched: set by the engine for a step whose terms are logged: then :meth:`loss` adds what the run's health is
+            judged by, as terms named ``health/...`` (see :func:`regionssl.methods.losses.pair_measures`).
     """
 
     started_from: tuple[str, ...] = ()
     Config: ClassVar[type[MethodConfig]]
     backbone: Encoder
+    watched: bool = False
 
     def targets(self, batch: Batch) -> Any:
         """What the loss needs of the whole local batch and no gradient flows through; None if nothing."""
@@ -128,6 +131,18 @@ class Method(nn.Module, ABC):
     def lr_factor(self, epoch: int) -> float:
         """What the schedule's learning rate is multiplied by during an epoch, counted from 0."""
         return 1.0
+
+    def slow_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """The slow networks and the trained ones that they follow, as (slow, trained); none by default.
+
+        The trained one may have parameters that the slow one lacks.
+        """
+        return []
+
+    @property
+    def past_negatives(self) -> int:
+        """How many images of earlier steps serve as negatives."""
+        return 0
 
     @property
     def synchronised(self) -> bool:

@@ -21,7 +21,7 @@ from regionssl.data.loader import EpochPlan, StepSampler, make_loader
 from regionssl.data.patches import PATCH_NAMES, PatchSource
 from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD, normalise
 from regionssl.data.views import CropDraw, ViewPlan, ViewSpec, centred_crop, cut
-from regionssl.engine.log import MEASURES, read_log
+from regionssl.engine.log import loss_terms, read_log
 from regionssl.errors import InputError
 from regionssl.export.run_weights import CARD, load_backbone
 from regionssl.methods.base import Method, World
@@ -277,5 +277,4 @@ def centre_square(image: Image.Image, side: int) -> Tensor:
 
 def draw_curves(subject: Subject, records: list[dict[str, Any]]) -> Image.Image:
     """The loss terms over the steps, and the speed."""
-    terms = [name for name in records[-1] if name not in MEASURES]
-    return curves_figure(records, terms, f"{subject.name}: {subject.config.method.name}")
+    return curves_figure(records, loss_terms(records[-1]), f"{subject.name}: {subject.config.method.name}")
