@@ -40,9 +40,9 @@ class MotionGauge:
 
     @torch.no_grad()
     def __init__(self, method: Method, scale: float = 1.0) -> None:
-        self.trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+        self.trained: Parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
         self.slow, self.followed = _paired_parameters(method.slow_pairs())
-        self.trained_before = [parameter.clone() for parameter in self.trained]
+        self.trained_before: Parameters = [parameter.clone() for parameter in self.trained]
         self.slow_before = [parameter.clone() for parameter in self.slow]
         gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]
         self.gradient = _norm(gradients) / scale
