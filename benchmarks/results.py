@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import platform
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +21,8 @@ _LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy", "scikit-learn",
 
 def in_new_process(function: Callable[..., T], *arguments: Any) -> T:
     """The result of a module's function in a fresh process, so that memory, threads and caches are its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def facts(device: str) -> dict[str, Any]:

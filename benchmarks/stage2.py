@@ -22,8 +22,8 @@ from regionssl.backbones.encoder import EncoderConfig
 from regionssl.build import load_config
 from regionssl.data.images import find_images, scan
 from regionssl.data.scenes import write_scenes
-from regionssl.regions.build_store import Share
 from regionssl.regions.neighbours import NearestImages
+from regionssl.stores.build import Share
 from regionssl.verbs.correspond import Stage
 from regionssl.verbs.correspond_work import NetworkSource
 
