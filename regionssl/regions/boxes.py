@@ -18,7 +18,7 @@ from regionssl import counted, geometry
 from regionssl.config import Config
 from regionssl.counted import Stream
 from regionssl.geometry import Crops
-from regionssl.regions.box_rounds import Draws, Ranges, choose_diverse, on_canvas, shared_canvas
+from regionssl.regions.box_rounds import Draws, choose_diverse, on_canvas, shared_canvas
 
 
 class BoxSamplerConfig(Config):
@@ -142,9 +142,9 @@ def _usable(kept: Tensor, partner: Tensor, valid: Tensor, first: Crops, second: 
     )
 
 
-def _boxes(ranges: Ranges) -> Tensor:
-    """Low and high ends (2, N, K) as boxes (N, K, 4)."""
-    return torch.from_numpy(np.moveaxis(np.concatenate(ranges), 0, -1).copy())
+def _boxes(ranges: np.ndarray) -> Tensor:
+    """Low and high ends (2, 2, N, K) along x and y as boxes (N, K, 4)."""
+    return torch.from_numpy(np.moveaxis(ranges.reshape(4, *ranges.shape[2:]), 0, -1).copy())
 
 
 def _factors(config: BoxSamplerConfig, draws: Tensor) -> Tensor:
