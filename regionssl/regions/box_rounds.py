@@ -114,7 +114,7 @@ def choose_diverse(
         new = part.place(*on_canvas(part.extent, uniform, min_size, grid), 0)
         as_earlier = overlap_ratio(new[..., None], kept[:, :, images][..., None, :]) >= max_iou
         as_earlier &= earlier[box][:, None]
-        accepted = ~as_earlier.any(-1)
+        accepted: np.ndarray = ~as_earlier.any(-1)
         accepted[:, -1] = True  # if none fits, the next round goes on behind the last of these
         place, rows = accepted.argmax(-1), np.arange(len(images))
         tried[images, box] = attempt[rows, place]
