@@ -27,7 +27,7 @@ from regionssl.data.images import find_images
 from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD
 from regionssl.data.scenes import write_scenes
 from regionssl.regions.sources import SourceConfig, make_source
-from regionssl.regions.store import open_store
+from regionssl.stores.store import open_store
 from regionssl.verbs.regions import find_regions
 
 KINDS: dict[str, dict[str, Any]] = {

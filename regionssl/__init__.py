@@ -5,6 +5,7 @@ from regionssl.export.run_weights import load_backbone
 from regionssl.verbs.demo import demo
 from regionssl.verbs.evaluate import evaluate
 from regionssl.verbs.export import export
+from regionssl.verbs.pack import pack
 from regionssl.verbs.pretrain import pretrain
 from regionssl.verbs.prove import prove
 from regionssl.verbs.recipes import recipes
@@ -18,6 +19,7 @@ __all__ = [
     "export",
     "find_regions",
     "load_backbone",
+    "pack",
     "pretrain",
     "prove",
     "recipes",

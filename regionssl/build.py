@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, SerializeAsAny, field_validator
 from torch import nn
 
+from regionssl.backbones.beside import initialise_beside
 from regionssl.backbones.encoder import Encoder, EncoderConfig
 from regionssl.backbones.weights import initialise
 from regionssl.config import Config, override, parse, parse_overrides, read_yaml
@@ -32,7 +33,7 @@ from regionssl.methods.resim import C4, ReSim
 from regionssl.methods.scrl import Scrl
 from regionssl.regions.kinds import settings_of
 from regionssl.regions.sources import SourceConfig, make_source
-from regionssl.regions.store import StoredLabels, check_contents, open_store
+from regionssl.stores.store import StoredLabels, check_contents, open_store
 
 METHODS: dict[str, type[Method]] = {
     "moco": Moco,
@@ -167,13 +168,17 @@ def written_out(tree: Any, size: int | None) -> dict[str, Any]:
 def make_method(config: RunConfig, world: World, seed: int, init: str) -> Method:
     """The method of a config, with weights drawn from ``seed`` and the backbone initialised from ``init``.
 
+    Of a file, further modules whose names and shapes are known are taken too; ``method.started_from`` says which.
+
     Raises:
         InputError: ``init`` is neither random, imagenet nor a usable file.
     """
 
+    notes: dict[str, None] = {}
+
     def make_encoder(maps: tuple[str, ...]) -> Encoder:
         encoder = Encoder(config.backbone, size=config.method.plan.views[0].size, maps=maps)
-        initialise(encoder, init)
+        notes[initialise(encoder, init)] = None
         return encoder
 
     state = torch.get_rng_state()
@@ -181,6 +186,9 @@ def make_method(config: RunConfig, world: World, seed: int, init: str) -> Method
     constructor: Any = METHODS[config.method.name]
     method: Method = constructor(config.method, make_encoder, world)
     torch.set_rng_state(state)
+    if init not in ("random", "imagenet"):
+        notes[str(initialise_beside(method.branches, method.backbone, init))] = None
+    method.started_from = tuple(notes)
     return method
 
 

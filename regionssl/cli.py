@@ -13,6 +13,7 @@ from regionssl.errors import InputError
 from regionssl.verbs.demo import demo
 from regionssl.verbs.evaluate import evaluate
 from regionssl.verbs.export import export
+from regionssl.verbs.pack import pack
 from regionssl.verbs.pretrain import pretrain
 from regionssl.verbs.prove import prove
 from regionssl.verbs.recipes import recipes
@@ -50,7 +51,7 @@ def _repeated(args: list[str], many: set[str]) -> Iterator[str]:
         yield arg
 
 
-for verb in (pretrain, recipes, export, evaluate, show, demo):
+for verb in (pretrain, recipes, export, evaluate, show, pack, demo):
     app.command(help=(verb.__doc__ or "").partition("\n\n")[0])(verb)
 app.command(help=(prove.__doc__ or "").partition("\n\n")[0], cls=ManyValues)(prove)
 # From Python the verb has another name: regionssl.regions is a package.

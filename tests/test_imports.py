@@ -13,8 +13,9 @@ ALLOWED = {
     "config": BASE,
     "errors": BASE,
     "run_lengths": set(),
-    "data": BASE | {"data"},
-    "regions": BASE | {"regions"},
+    "stores": BASE | {"stores"},
+    "data": BASE | {"stores", "data"},
+    "regions": BASE | {"stores", "regions"},
     "backbones": BASE | {"backbones"},
     "methods": BASE | {"data", "regions", "backbones", "methods"},
     "engine": BASE | {"data", "methods.base", "engine"},
@@ -23,9 +24,10 @@ ALLOWED = {
     "proof": BASE | {"data", "labels", "regions", "backbones", "engine", "export.run_weights", "evaluation", "proof"},
     "export": BASE | {"data.photometric", "backbones", "export", "engine.checkpoint"},
     "report": BASE | {"report"},
-    "build": BASE | {"data", "labels", "regions", "backbones", "methods", "engine", "evaluation", "export"},
+    "build": BASE | {"stores", "data", "labels", "regions", "backbones", "methods", "engine", "evaluation", "export"},
     "verbs": BASE
     | {
+        "stores",
         "data",
         "labels",
         "regions",

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from regionssl.backbones.encoder import Encoder, timm_model
+from regionssl.backbones.layouts import BACKBONES, branch_keys
+from regionssl.backbones.weight_files import read_weights, state_dicts
 from regionssl.errors import InputError
 
 RUN_WEIGHTS = "weights.safetensors"
 
 # Parts of names by which momentum methods tell the slow copy of a network from the trained one.
-_SLOW = {"key", "encoder_k", "target", "target_network", "teacher", "momentum_encoder", "ema"}
+_SLOW = {"key", "encoder_k", "target", "target_network", "target_net", "teacher", "momentum_encoder", "ema", "previous"}
+_TRAINED = {"query", "encoder_q", "online", "online_network", "online_net", "student", "backbone"}
+
+# A network's other modules stand under the backbone's prefix or under at most two that it lies in.
+_PLACES = 3
 
 
 def initialise(encoder: Encoder, init: str) -> str:
@@ -40,16 +44,28 @@ def initialise(encoder: Encoder, init: str) -> str:
         return f"{encoder.name}: random weights"
     if init == "imagenet":
         return _from_timm(encoder)
+    path = weights_path(init)
+    found = find_backbone(path, encoder)
+    left_out = _load(encoder, found.backbone, str(path))
+    note = f"; left out {', '.join(left_out)}" if left_out else ""
+    layout = "" if found.layout == "torchvision" else f" in the layout {found.layout}"
+    return f"{encoder.name}: weights of {path}" + (f", under {found.prefix!r}" if found.prefix else "") + layout + note
+
+
+def weights_path(init: str) -> Path:
+    """The file that ``--init`` names.
+
+    Raises:
+        InputError: there is none, or it is an export for images in BGR order.
+    """
     path = Path(init)
     path = path / RUN_WEIGHTS if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"--init is random, imagenet, a weights file or a run folder; there is no file {path}")
-    prefix, tensors = _backbone_part(_read(path), encoder)
-    if not tensors:
-        raise InputError(f"{path} holds no weights of {encoder.name}: no key matches, under any prefix")
-    left_out = _load(encoder, tensors, str(path))
-    note = f"; left out {', '.join(left_out)}" if left_out else ""
-    return f"{encoder.name}: weights of {path}" + (f", under {prefix!r}" if prefix else "") + note
+    card = path.with_suffix(".json")
+    if card.is_file() and re.search(r'"colour_order": *"BGR"', card.read_text(errors="replace")):
+        raise InputError(f"{card} says that these weights take BGR images, and here they get RGB; export without --bgr")
+    return path
 
 
 def _from_timm(encoder: Encoder) -> str:
@@ -70,52 +86,64 @@ def _from_timm(encoder: Encoder) -> str:
     )
 
 
-def _read(path: Path) -> Any:
-    """Whatever a weights file holds.
+@dataclass(frozen=True)
+class Found:
+    """The state dict of a file that holds a backbone.
+
+    Attributes:
+        prefix: what stands before the backbone's keys.
+        layout: which of :data:`regionssl.backbones.layouts.BACKBONES` the keys have.
+        backbone: the tensors below the prefix; those of the backbone in our names, others in the file's.
+        others: the tensors of the state dict that are not the backbone's, by the file's names.
+    """
+
+    prefix: str
+    layout: str
+    backbone: dict[str, Tensor]
+    others: dict[str, Tensor]
+
+    def beside(self) -> dict[str, tuple[str, ...]]:
+        """For each of ``others`` that belongs to the same network and is known: what it may be in our names."""
+        parts = self.prefix.split(".")[:-1]
+        places = ["".join(f"{part}." for part in parts[:end]) for end in range(len(parts), -1, -1)][:_PLACES]
+        found = {}
+        for key in self.others:
+            names = [branch_keys(key.removeprefix(place)) for place in places if key.startswith(place)]
+            if any(names):
+                found[key] = next(name for name in names if name)
+        return found
+
+
+def find_backbone(path: Path, encoder: Encoder) -> Found:
+    """The backbone in a file of weights: under whatever prefix and in whichever layout most of its keys are found.
 
     Raises:
-        InputError: it is broken, or a pickle that would run code.
+        InputError: the file cannot be read, or holds nothing of the backbone.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(str(path))
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is refused: it is broken, or needs code to run when it is opened; save the state dict alone, as "
-            f".safetensors or by torch.save(model.state_dict(), ...) ({_first_line(error)})"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as weights: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _state_dicts(content: Any, depth: int = 3) -> Iterator[dict[str, Tensor]]:
-    """Every mapping from names to tensors within ``content``."""
-    if not isinstance(content, Mapping) or depth == 0:
-        return
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if tensors:
-        yield tensors
-    for value in content.values():
-        yield from _state_dicts(value, depth - 1)
-
-
-def _backbone_part(content: Any, encoder: Encoder) -> tuple[str, dict[str, Tensor]]:
-    """The prefix under which most of the encoder's keys are found, and the tensors below it, without the prefix."""
-    wanted = encoder.body.state_dict().keys()
-    best: tuple[int, bool] = (0, False)
-    found: tuple[str, dict[str, Tensor]] = ("", {})
-    for tensors in _state_dicts(content):
-        for prefix, count in _prefix_counts(tensors, wanted).items():
-            rank = (count, not _SLOW & set(prefix.split(".")))
-            if rank > best:
-                below = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-                best, found = rank, (prefix, below)
+    wanted = {layout: {rename(key): key for key in encoder.body.state_dict()} for layout, rename in BACKBONES.items()}
+    best: tuple[int, int] = (0, -1)
+    found: Found | None = None
+    for tensors in state_dicts(read_weights(path)):
+        for layout, names in wanted.items():
+            for prefix, count in _prefix_counts(tensors, names).items():
+                rank = (count, _preference(prefix))
+                if rank > best:
+                    below = {
+                        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+                    }
+                    renamed = {names.get(key, key): value for key, value in below.items()}
+                    own = {prefix + key for key in names}
+                    others = {key: value for key, value in tensors.items() if key not in own}
+                    best, found = rank, Found(prefix, layout, renamed, others)
+    if found is None:
+        raise InputError(f"{path} holds no weights of {encoder.name}: no key matches, under any prefix")
     return found
+
+
+def _preference(prefix: str) -> int:
+    """2 for a trained network, 0 for a slow copy, 1 if the prefix does not tell."""
+    parts = set(prefix.split("."))
+    return 0 if parts & _SLOW else 2 if parts & _TRAINED else 1
 
 
 def _prefix_counts(tensors: Mapping[str, Tensor], wanted: Any) -> Counter[str]:

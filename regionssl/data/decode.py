@@ -12,6 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from regionssl.data.bitmaps import Bitmap, read_bitmap
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 SHORTEST_SIDE = 8
 PIXEL_LIMIT = 200_000_000
@@ -56,10 +58,30 @@ def decode(content: bytes) -> Image.Image:
         UnreadableImage: not a JPEG, PNG, WebP, BMP or TIFF file, damaged or cut short, a side below 8 pixels, more than
             200 megapixels, or colours that Pillow cannot turn into RGB.
     """
+    picture = read_picture(content)
+    return picture.whole() if isinstance(picture, Bitmap) else picture
+
+
+def read_picture(content: bytes) -> Image.Image | Bitmap:
+    """:func:`decode`, but for a bitmap of a pack, which need not be unpacked as a whole to be cropped.
+
+    Raises:
+        UnreadableImage: as :func:`decode`.
+    """
+    plain = read_bitmap(content)
+    if plain is not None and min(plain.size) >= SHORTEST_SIDE and plain.width * plain.height <= PIXEL_LIMIT:
+        return plain
     with _pillow_errors():
         image = _open(io.BytesIO(content))
         image.load()
         return _to_rgb(_upright(image))
+
+
+def is_upright_rgb_jpeg(content: bytes) -> bool:
+    """Whether an image file that can be decoded is a JPEG whose pixels :func:`decode` leaves as they are stored."""
+    with _pillow_errors():
+        image = _open(io.BytesIO(content))
+        return image.format == "JPEG" and image.mode == "RGB" and _turn(image) is None
 
 
 def probe(file: BinaryIO) -> Header:
@@ -130,13 +152,17 @@ def _looks_whole(file: BinaryIO, image: Image.Image) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Undo the EXIF orientation; broken EXIF data count as none."""
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What undoes the EXIF orientation; broken EXIF data count as none."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:
-        return image
-    turn = _TO_UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+        return None
+    return _TO_UPRIGHT.get(orientation) if isinstance(orientation, int) else None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -10,7 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from regionssl.data.decode import UnreadableImage, decode
+from regionssl.data.bitmaps import Bitmap
+from regionssl.data.decode import UnreadableImage, decode, read_picture
 from regionssl.data.store import Names, Store
 
 
@@ -70,6 +71,14 @@ class ImageList:
             UnreadableImage: it cannot be read or decoded (:func:`regionssl.data.decode.decode`).
         """
         return decode(self.read(i))
+
+    def picture(self, i: int) -> Image.Image | Bitmap:
+        """Image ``i`` to cut crops from: :meth:`load`, or a bitmap of a pack as it lies there.
+
+        Raises:
+            UnreadableImage: as :meth:`load`.
+        """
+        return read_picture(self.read(i))
 
     @cached_property
     def stat(self) -> tuple[np.ndarray, np.ndarray]:

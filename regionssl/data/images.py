@@ -13,6 +13,7 @@ import numpy as np
 from regionssl.data.archives import Kind, Members, archive_kind, read_index
 from regionssl.data.cache import default_cache
 from regionssl.data.image_list import ImageList
+from regionssl.data.packs import is_pack, open_pack
 from regionssl.data.scan import scan
 from regionssl.data.scan_report import ScanReport
 from regionssl.data.sources import EXTENSIONS, is_hidden, is_image, list_folder, read_coco, read_list
@@ -23,7 +24,7 @@ __all__ = ["ImageList", "ScanReport", "default_cache", "find_images", "scan"]
 
 
 def find_images(data: Path, image_root: Path | None = None) -> ImageList:
-    """List the images of a folder, a text list of paths, a COCO json, a zip or an uncompressed tar; opens none.
+    """List the images of a folder, a pack, a text list of paths, a COCO json, a zip or an uncompressed tar; opens none.
 
     Args:
         image_root: the folder that the paths of a list or the file names of a COCO json are relative to.
@@ -49,6 +50,8 @@ def _find(data: Path, image_root: Path | None) -> ImageList:
         return ImageList(str(data), Files(os.path.abspath(base), Names(read_list(data, base))))
     if image_root is not None:
         raise InputError(f"--image-root goes with a COCO json or a text list, and {data} is a {kind}; leave it out")
+    if kind == "pack":
+        return ImageList(str(data), open_pack(data))
     if kind == "folder":
         names, others = list_folder(data)
         _check_some(data, names, others)
@@ -56,12 +59,12 @@ def _find(data: Path, image_root: Path | None) -> ImageList:
     return _find_in_archive(data, kind)
 
 
-def _kind(data: Path) -> Literal["folder", "list", "coco"] | Kind:
+def _kind(data: Path) -> Literal["folder", "pack", "list", "coco"] | Kind:
     if data.is_dir():
-        return "folder"
+        return "pack" if is_pack(data) else "folder"
     if data.is_file():
         return archive_kind(data) or ("coco" if data.suffix.lower() == ".json" else "list")
-    raise InputError(f"there is no folder or file {data}; give a folder, text list, COCO json, zip or tar")
+    raise InputError(f"there is no folder or file {data}; give a folder, pack, text list, COCO json, zip or tar")
 
 
 def _find_in_archive(data: Path, kind: Kind) -> ImageList:

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from regionssl import counted
 from regionssl.counted import Stream
 from regionssl.data.batch import Batch
+from regionssl.data.bitmaps import Bitmap
 from regionssl.data.decode import UnreadableImage
 from regionssl.data.images import ImageList
 from regionssl.data.patches import PatchDraw, PatchSource, draw_patches
@@ -40,12 +41,12 @@ class Sample:
 class Taken:
     """What a sample is made of: an image and its position; with patches, their draw and the neighbour's image."""
 
-    image: Image.Image
+    image: Image.Image | Bitmap
     index: int
     drawn: PatchDraw | None = None
-    neighbour: Image.Image | None = None
+    neighbour: Image.Image | Bitmap | None = None
 
-    def sources(self, plan: ViewPlan) -> list[Image.Image]:
+    def sources(self, plan: ViewPlan) -> list[Image.Image | Bitmap]:
         """The image that each view is cut from."""
         return [
             self.neighbour if self.neighbour is not None and view == plan.neighbour_view else self.image
@@ -101,7 +102,7 @@ class ViewDataset(Dataset[Views]):
         rng = counted.generator(self.seed, Stream.VIEWS, sample.index, sample.epoch)
         crops = draw_crops(self.plan, image.width, image.height, rng, drawn.boxes if drawn else ())
         pixels = [
-            cut(source, crop, spec)
+            cut(source, crop, spec, self.plan.resampler)
             for source, crop, spec in zip(taken.sources(self.plan), crops, self.plan.views, strict=True)
         ]
         colours = [
@@ -112,11 +113,12 @@ class ViewDataset(Dataset[Views]):
         neighbour = drawn.neighbour if drawn else None
         return Views(pixels, crops, colours, sample, index, tuple(failures.items()), labels, image.size, neighbour)
 
-    def _labels(self, image: Image.Image, index: int, crops: list[CropDraw]) -> list[np.ndarray | None]:
+    def _labels(self, image: Image.Image | Bitmap, index: int, crops: list[CropDraw]) -> list[np.ndarray | None]:
         """The lattice of labels of each view, or an empty list when no view asks for one."""
         if self.regions is None or not self.plan.wants_regions:
             return []
-        labels, (width, height) = self.regions(image, index), image.size
+        labels = self.regions(image.whole() if isinstance(image, Bitmap) else image, index)
+        width, height = image.size
         return [
             cut_labels(labels, crop, spec, width, height) for crop, spec in zip(crops, self.plan.views, strict=True)
         ]
@@ -129,19 +131,19 @@ class ViewDataset(Dataset[Views]):
             opened = index
             if index not in failures:
                 try:
-                    image = self.images.load(index)
+                    image = self.images.picture(index)
                     drawn = self._draw_patches(image, index, sample)
                     if drawn is None:
                         return Taken(image, index), failures
                     opened = drawn.neighbour
-                    return Taken(image, index, drawn, self.images.load(opened)), failures
+                    return Taken(image, index, drawn, self.images.picture(opened)), failures
                 except UnreadableImage as error:
                     failures[opened] = str(error)
             replacement = counted.integer(self.seed, Stream.REPLACEMENT, sample.index, sample.epoch, attempt)
             index = replacement % len(self.images)
         return None, failures
 
-    def _draw_patches(self, image: Image.Image, index: int, sample: Sample) -> PatchDraw | None:
+    def _draw_patches(self, image: Image.Image | Bitmap, index: int, sample: Sample) -> PatchDraw | None:
         if self.patches is None or not self.plan.wants_patches:
             return None
         rng = counted.generator(self.seed, Stream.PATCHES, sample.index, sample.epoch)
@@ -159,7 +161,7 @@ class Collate:
         complete = all(item.pixels for item in items)
         numbers = range(len(self.plan.views)) if complete else ()
         return Batch(
-            views=[torch.from_numpy(np.stack([item.pixels[v] for item in items])) for v in numbers],
+            views=[_stacked([item.pixels[v] for item in items]) for v in numbers],
             crops=[_crops([item.crops[v] for item in items], self.plan.views[v].size) for v in numbers],
             colours=[stack([item.colours[v] for item in items]) for v in numbers],
             index=torch.tensor([item.index for item in items]),
@@ -175,6 +177,12 @@ class Collate:
             if complete and self.plan.wants_patches
             else None,
         )
+
+
+def _stacked(views: list[np.ndarray]) -> Tensor:
+    """One batch of a view's pixels; made in shared memory in a loader worker, so that it is not copied to get out."""
+    stacked: Tensor = default_collate([torch.from_numpy(view) for view in views])
+    return stacked
 
 
 def _labels(lattices: list[np.ndarray | None]) -> Tensor | None:

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from pydantic import Field, model_validator
 
 from regionssl.config import Config
+from regionssl.data.bitmaps import Bitmap
 from regionssl.data.patches import PATCH_NAMES, Box, BoxJitter
 from regionssl.data.photometric import ColourPolicy
 from regionssl.geometry import lattice_labels
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+Resampler = Literal["pillow", "torch"]
 
 
 class ViewSpec(Config):
@@ -65,12 +69,15 @@ class ViewPlan(Config):
         shared_flip: one mirror for all views (its probability is the first view's) instead of one each.
         overlaps: constraints between pairs of views.
         jitter: how the box of the first patch becomes that of the second.
+        resampler: which library resizes the crops. The papers' codes use Pillow. "torch" takes half the time; a few
+            values in a hundred then differ, by one of 255 (bicubic: by more at sharp edges), and not alike everywhere.
     """
 
     views: tuple[ViewSpec, ...]
     shared_flip: bool = False
     overlaps: tuple[PairOverlap, ...] = ()
     jitter: BoxJitter = BoxJitter()
+    resampler: Resampler = "pillow"
 
     @model_validator(mode="after")
     def _views_exist(self) -> ViewPlan:
@@ -205,17 +212,29 @@ def _shared_area(a: CropDraw, b: CropDraw) -> float:
     return max(w, 0) * max(h, 0) / max(a.width * a.height, b.width * b.height)
 
 
-def cut(image: Image.Image, draw: CropDraw, spec: ViewSpec) -> np.ndarray:
+def cut(image: Image.Image | Bitmap, draw: CropDraw, spec: ViewSpec, resampler: Resampler = "pillow") -> np.ndarray:
     """Cut one view out of an RGB image with one antialiased resampling.
 
     Returns:
         (3, size, size) uint8.
     """
-    view = image.crop(draw.box).resize((spec.size, spec.size), _RESAMPLING[spec.interpolation])
-    pixels = np.asarray(view)
+    size = (spec.size, spec.size)
+    if resampler == "torch":
+        crop = image.values(draw.box) if isinstance(image, Bitmap) else np.asarray(image.crop(draw.box))
+        pixels = _resize_by_torch(crop, size, spec.interpolation)
+    else:
+        pixels = np.asarray(image.crop(draw.box).resize(size, _RESAMPLING[spec.interpolation]))
     if draw.flip:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _resize_by_torch(pixels: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
+    """(H, W, 3) uint8 at another size, antialiased."""
+    reverse = pixels.strides[2] < 0  # torch knows no negative strides
+    batch = torch.from_numpy((pixels[..., ::-1] if reverse else pixels).copy()).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(batch, size, mode=mode, antialias=True)[0].permute(1, 2, 0).numpy()
+    return resized[..., ::-1] if reverse else resized
 
 
 def cut_labels(labels: np.ndarray, draw: CropDraw, spec: ViewSpec, width: int, height: int) -> np.ndarray | None:

@@ -30,8 +30,8 @@ class Processes(World):
         senders = wanted // local
         sent = [row[row // local == self.rank] - self.rank * local for row in wanted]
         counts = torch.bincount(senders[self.rank], minlength=self.size).tolist()
-        received = torch.empty_like(tensor)
         outgoing = tensor[torch.cat(sent).to(tensor.device, non_blocking=True)].contiguous()
+        received = torch.empty_like(outgoing)
         dist.all_to_all_single(received, outgoing, counts, [len(rows) for rows in sent])
         places = senders[self.rank].argsort(stable=True).argsort()
         return received[places.to(tensor.device, non_blocking=True)]

@@ -18,6 +18,10 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+LOG = "log.jsonl"
+HEALTH = "health/"
+"""How the names of measures begin that the run's health is judged by."""
+
 
 def memory_mib(device: torch.device) -> float:
     """Peak memory of this process: of the accelerator's allocator, or resident on the CPU, in MiB."""
@@ -92,11 +96,17 @@ class RunLog:
         folder: the run folder; None keeps everything off the disk.
         first_step: where the run goes on.
         quiet: no console output (processes other than the first).
+
+    Attributes:
+        earlier: records of the steps before ``first_step``.
+        level: of the run's health, shown with every record.
     """
 
     def __init__(self, folder: Path | None, first_step: int, total_steps: int, quiet: bool = False) -> None:
         self.total_steps = total_steps
-        self.lines = JsonLines(folder / "log.jsonl", first_step) if folder else None
+        self.lines = JsonLines(folder / LOG, first_step) if folder else None
+        self.earlier = read_log(folder / LOG) if folder and first_step else []
+        self.level = "green"
         self.board = _tensorboard(folder, first_step) if folder else None
         self.console = Console(quiet=quiet)
         self.first_step = first_step
@@ -108,11 +118,14 @@ class RunLog:
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[pace]}"),
+            TextColumn("[{task.fields[level]}]●[/] health {task.fields[level]}"),
         )
 
     def __enter__(self) -> Self:
         if self.console.is_terminal and not self.console.quiet:
-            self.bar.add_task("steps", total=self.total_steps, completed=self.first_step, epoch=0.0, pace="")
+            self.bar.add_task(
+                "steps", total=self.total_steps, completed=self.first_step, epoch=0.0, pace="", level="green"
+            )
             self.live = Live(Group(self.bar, self.terms), console=self.console)
             self.live.start()
         return self
@@ -138,12 +151,13 @@ class RunLog:
         terms, pace = _terms(record), _pace(record)
         if self.live:
             self.terms.plain = terms
-            self.bar.update(self.bar.task_ids[0], completed=record["step"] + 1, epoch=record["epoch"], pace=pace)
+            (bar,) = self.bar.task_ids
+            self.bar.update(bar, completed=record["step"] + 1, epoch=record["epoch"], pace=pace, level=self.level)
         else:
             eta = (self.total_steps - record["step"] - 1) * record["seconds_per_step"]
             self.console.print(
                 f"step {record['step'] + 1}/{self.total_steps}  epoch {record['epoch']:.2f}  {terms}  {pace}  "
-                f"left {duration(eta)}",
+                f"left {duration(eta)}  health {self.level}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -158,8 +172,13 @@ class RunLog:
 MEASURES = {"step", "epoch", "images_per_second", "data_wait", "memory_mib", "lr", "seconds_per_step", "time"}
 
 
+def loss_terms(record: Mapping[str, Any]) -> list[str]:
+    """The names of a record's loss terms and of what a method logs beside them; not those of health."""
+    return [name for name in record if name not in MEASURES and not name.startswith(HEALTH)]
+
+
 def _terms(record: Mapping[str, Any]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in MEASURES)
+    return "  ".join(f"{name} {record[name]:.4g}" for name in loss_terms(record))
 
 
 def _pace(record: Mapping[str, Any]) -> str:

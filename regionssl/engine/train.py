@@ -1,12 +1,9 @@
-"""The training loop, in plain sight. It knows no method; a method knows nothing of it."""
+"""A step of training, in plain sight. It knows no method; a method knows nothing of it."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,11 +21,10 @@ from regionssl.data.loader import EpochPlan, StepSampler, make_loader
 from regionssl.data.patches import PatchSource
 from regionssl.data.samples import RegionSource
 from regionssl.data.views import ViewPlan
-from regionssl.engine.checkpoint import save_checkpoint
 from regionssl.engine.distributed import average_running_statistics
-from regionssl.engine.log import Meter, RunLog, memory_mib
+from regionssl.engine.gauges import MotionGauge, gradient_scale, view_gauges
+from regionssl.engine.log import HEALTH
 from regionssl.engine.schedule import ScheduleConfig, learning_rate
-from regionssl.engine.signals import StopRequest
 from regionssl.errors import InputError
 from regionssl.methods.base import Method, Progress, Terms, World
 
@@ -109,6 +105,10 @@ class Trainer:
         seed, workers = self.config.seed, self.config.workers or 0
         return make_loader(self.images, self.plan, sampler, seed, workers, cuda, self.regions, self.patches)
 
+    def logged(self, done: int) -> bool:
+        """Whether the step that makes ``done`` steps is written to the log, and so watched."""
+        return done % self.config.log_every == 0 or done in (1, self.total_steps)
+
     def learning_rate(self) -> float:
         """The learning rate of the current step."""
         per_epoch = self.epochs.steps_per_epoch
@@ -123,6 +123,7 @@ class Trainer:
         """
         torch.manual_seed(counted.integer(self.config.seed, Stream.STEP, self.step, self.world.rank))
         batch = coloured(batch.to(self.fabric.device), self.plan)
+        self.method.watched = self.logged(self.step + 1)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         with self.fabric.autocast():
@@ -135,11 +136,17 @@ class Trainer:
                 self.fabric.backward(part_terms["loss"])
             for name, value in part_terms.items():
                 terms[name] = terms.get(name, 0) + value.detach()
+        gauge = None
+        if self.method.watched:
+            terms |= view_gauges(batch.views)
+            gauge = MotionGauge(self.method, gradient_scale(self.fabric.strategy.precision))
         if self.config.clip is not None:
             self.fabric.clip_gradients(self.module, self.optimiser, max_norm=self.config.clip, error_if_nonfinite=False)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.method.after_step(Progress(self.step, self.total_steps))
+        if gauge is not None:
+            terms |= gauge.read()
         if not self.method.synchronised:
             average_running_statistics(self.method, self.world)
         self.settle()
@@ -165,7 +172,8 @@ class Trainer:
             return
         names = [self.images.names[i] for i in index.tolist()]
         listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        values = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+        told = {name: float(value) for name, value in terms.items() if not name.startswith(HEALTH)}
+        values = ", ".join(f"{name} {value:.4g}" for name, value in told.items())
         raise NonFiniteLoss(
             f"the loss of step {step} is not finite ({values}); images of this process: {listed}. The last checkpoint "
             "is unharmed; a lower learning rate or --precision fp32 are the usual remedies"
@@ -187,93 +195,3 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step = state["step"]
-
-
-def run(
-    trainer: Trainer, folder: Path, identity: dict[str, Any], failed: dict[int, str], on_save: Callable[[], None]
-) -> tuple[bool, int]:
-    """Train to the end or to a stop signal, logging and saving on the way.
-
-    Args:
-        folder: the run folder.
-        identity: resolved config and data fingerprint, stored in checkpoints.
-        failed: images found unreadable, by position; added to.
-        on_save: called with every checkpoint.
-
-    Returns:
-        Whether the run is complete, and the signal that stopped it, or 0.
-    """
-    config, world = trainer.config, trainer.world
-
-    def save() -> None:
-        trainer.settle()
-        state = trainer.state(identity | {"failed": list(failed)})
-        if world.rank == 0:
-            save_checkpoint(folder / "checkpoints", trainer.step, state, config.keep)
-            on_save()
-        trainer.fabric.barrier()
-
-    log_folder = folder if world.rank == 0 else None
-    meter = Meter()
-    with RunLog(log_folder, trainer.step, trainer.total_steps, quiet=world.rank != 0) as log, StopRequest() as stop:
-        asked = time.perf_counter()
-        started, started_step = asked, trainer.step
-        for batch in trainer.loader(trainer.total_steps):
-            waited = time.perf_counter() - asked
-            note_failures(batch, trainer, failed, log)
-            terms = trainer.train_step(batch, bool(stop.requested))
-            meter.add(len(batch) * world.size, waited)
-            done = trainer.step
-            if done % config.log_every == 0 or done in (1, trainer.total_steps):
-                seconds = (time.perf_counter() - started) / (done - started_step)
-                record = record_of(trainer, terms, meter, seconds)
-                log.step(record)
-            stopping = bool(stop.requested) if world.size == 1 else trainer.stopping
-            if done % (config.save_every or trainer.total_steps) == 0 or stopping or done == trainer.total_steps:
-                save()
-            if stopping:
-                break
-            asked = time.perf_counter()
-    trainer.settle()
-    return trainer.step >= trainer.total_steps, stop.requested
-
-
-def record_of(trainer: Trainer, terms: Terms, meter: Meter, seconds_per_step: float) -> dict[str, Any]:
-    """The log record of the step just done."""
-    values = {name: float(trainer.world.mean(value)) for name, value in terms.items()}
-    speed, waiting = meter.read()
-    step = trainer.step - 1
-    return {
-        "step": step,
-        "epoch": round(trainer.step / trainer.epochs.steps_per_epoch, 4),
-        "loss": values.pop("loss"),
-        **values,
-        "lr": trainer.optimiser.param_groups[0]["lr"],
-        "images_per_second": round(speed, 2),
-        "data_wait": round(waiting, 4),
-        "seconds_per_step": round(seconds_per_step, 5),
-        "memory_mib": round(memory_mib(trainer.fabric.device), 1),
-        "time": round(time.time(), 2),
-    }
-
-
-def note_failures(batch: Batch, trainer: Trainer, failed: dict[int, str], log: RunLog) -> None:
-    """Count and log the images of a batch that could not be read.
-
-    Raises:
-        InputError: more than 5 % of the images have failed, or all replacements of an image.
-    """
-    for index, reason in batch.failures:
-        if index not in failed:
-            failed[index] = reason
-            name = trainer.images.names[index]
-            log.event(
-                {"event": "set_aside", "step": trainer.step, "image": name, "reason": reason},
-                f"set aside {name}: {reason}; another image takes its place",
-            )
-    if len(failed) > 0.05 * len(trainer.images) or not batch.views:
-        names = "\n  ".join(f"{trainer.images.names[i]}: {reason}" for i, reason in list(failed.items())[:20])
-        raise InputError(
-            f"{len(failed)} of {len(trainer.images)} images could not be read during training, which is too many "
-            f"(the limit is 5 %):\n  {names}"
-        )

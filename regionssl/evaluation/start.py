@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from regionssl.backbones.beside import pyramid_tensors
 from regionssl.backbones.encoder import Encoder, EncoderConfig
 from regionssl.backbones.weights import initialise
 from regionssl.errors import InputError
@@ -50,9 +51,11 @@ class Start:
         return encoder
 
     def fpn(self) -> dict[str, Tensor]:
-        """Tensors of the pyramid that the run trained too, by their names in :class:`backbones.fpn.FPN`; or none."""
-        run = Path(self.source)
-        return part(read_tensors(run), "fpn") if (run / CARD).is_file() else {}
+        """Tensors of the pyramid that was trained too, by their names in :class:`backbones.fpn.FPN`; or none."""
+        source = Path(self.source)
+        if (source / CARD).is_file():
+            return part(read_tensors(source), "fpn")
+        return pyramid_tensors(source, self.encoder()) if source.is_file() else {}
 
 
 def open_start(source: str, backbone: str | None = None, name: str | None = None) -> Start:

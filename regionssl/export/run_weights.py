@@ -94,11 +94,11 @@ def load_backbone(run: str | Path, maps: tuple[str, ...] = ("c2", "c3", "c4", "c
     card, tensors = read_card(run), read_tensors(run)
     encoder = Encoder(EncoderConfig.model_validate(card["backbone"]), size=card["size"], maps=maps)
     kept = {key: tensor for key, tensor in part(tensors, "backbone").items() if key not in encoder.pruned}
-    missing = sorted(encoder.body.state_dict().keys() - kept.keys())
-    if missing:
+    wanted, given = ({key.split(".")[0] for key in keys} for keys in (encoder.body.state_dict(), kept))
+    if absent := sorted(wanted - given):
         raise InputError(
-            f"{run} has no weights for {missing[0]} and {len(missing) - 1} more: its method trained fewer stages than "
-            f"{', '.join(maps)} need; ask for fewer, such as maps=('c2', 'c3', 'c4')"
+            f"{run} has no weights for {', '.join(absent)}: its method trained fewer stages than {', '.join(maps)} "
+            "need; ask for fewer, such as maps=('c2', 'c3', 'c4')"
         )
     encoder.body.load_state_dict(kept)
     return encoder.eval()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from regionssl.backbones.encoder import Encoder
 from regionssl.backbones.fpn import FPN
 from regionssl.errors import InputError
-from regionssl.export.run_weights import load_backbone, part, read_card, read_tensors
+from regionssl.export.run_weights import load_backbone, part, read_card, read_tensors, save_tensors
 
 MAPS = ("c2", "c3", "c4", "c5")
 
@@ -51,20 +51,56 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What a user may choose where a target offers it.
+
+    Attributes:
+        colours: order of the colours that the exported backbone takes.
+        fpn: whether a trained pyramid is exported too.
+    """
+
+    colours: Literal["RGB", "BGR"] = "RGB"
+    fpn: bool = True
+
+
+_ALL, NO_FPN = Options(), Options(fpn=False)
+
+
+@dataclass(frozen=True)
 class WeightFile:
     """One file of an export.
 
     Attributes:
         suffix: what its name has after the stem of the name that the user gave: "" or ".fpn".
         tensors: in the target's keys.
-        facts: what its JSON says beyond what all exports say.
-        verify: loads the written file into the target's own model and compares maps with the run's.
+        facts: what its JSON says beyond what all exports say, or in place of it.
+        verify: loads the written file into the target's own model, or into one of the same layout, and compares maps
+            with the run's.
+        write: the tensors, to a path.
     """
 
     suffix: str
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
     verify: Callable[[Path, TestImages], Comparison]
+    write: Callable[[Path, dict[str, Tensor]], None] = save_tensors
+
+
+@dataclass(frozen=True)
+class Target:
+    """A library that weights are exported to.
+
+    Attributes:
+        files: makes the files of an export.
+        endings: that a name may have, the first as the example; none for a folder.
+        checked_in: what the written file was loaded into.
+        options: names of the :class:`Options` that it offers.
+    """
+
+    files: Callable[[Trained, Options], list[WeightFile]]
+    endings: tuple[str, ...]
+    checked_in: str
+    options: frozenset[str] = frozenset()
 
 
 def read_trained(run: Path) -> Trained:
@@ -93,13 +129,28 @@ def _fpn(channels: Mapping[str, int], tensors: dict[str, Tensor]) -> FPN | None:
     return fpn.eval()
 
 
+def not_exported(trained: Trained, options: Options = _ALL) -> list[str]:
+    """Trained modules that stay in the run."""
+    fpn = [] if trained.fpn is None or options.fpn else ["fpn"]
+    return [*fpn, *trained.extras]
+
+
 def load_exactly(model: nn.Module, path: Path, absent: frozenset[str] = frozenset()) -> None:
-    """Load a weight file into a model that has the file's keys and those in ``absent``, and no others.
+    """Load a safetensors file into a model that has the file's keys and those in ``absent``, and no others.
 
     Raises:
         InputError: keys or shapes differ.
     """
-    tensors, expected = load_file(str(path)), set(model.state_dict()) - absent
+    put_exactly(model, load_file(str(path)), absent)
+
+
+def put_exactly(model: nn.Module, tensors: Mapping[str, Tensor], absent: frozenset[str] = frozenset()) -> None:
+    """Load tensors into a model that has their keys and those in ``absent``, and no others.
+
+    Raises:
+        InputError: keys or shapes differ.
+    """
+    expected = set(model.state_dict()) - absent
     if tensors.keys() != expected:
         raise InputError(
             f"the exported keys are not the target's: missing {sorted(expected - set(tensors))}, "
@@ -140,8 +191,8 @@ def features(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
 
 
 def card_path(path: Path) -> Path:
-    """The JSON beside an exported file."""
-    return path.with_suffix(".json")
+    """The JSON beside an exported file, or in an exported folder."""
+    return path.with_suffix(".json") if path.suffix else path / "export.json"
 
 
 def file_digest(path: Path) -> str:

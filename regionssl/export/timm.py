@@ -7,17 +7,29 @@ from pathlib import Path
 
 import timm
 
-from regionssl.export.target import Comparison, TestImages, Trained, WeightFile, compare, features, load_exactly
+from regionssl.export.target import (
+    NO_FPN,
+    Comparison,
+    Options,
+    Target,
+    TestImages,
+    Trained,
+    WeightFile,
+    compare,
+    features,
+    load_exactly,
+    not_exported,
+)
 
 
-def weight_files(trained: Trained) -> list[WeightFile]:
+def weight_files(trained: Trained, options: Options) -> list[WeightFile]:
     """The backbone. timm has no pyramid to load, so a trained FPN stays in the run."""
     name, pruned = trained.encoder.name, sorted(trained.encoder.pruned)
     facts = {
         "architecture": name,
         "keys": f"timm.create_model({name!r}, num_classes=0)",
         "not_in_file": pruned,
-        "not_exported": [*(["fpn"] if trained.fpn else []), *trained.extras],
+        "not_exported": not_exported(trained, NO_FPN),
     }
     return [WeightFile("", trained.body, facts, lambda path, images: verify(trained, path, images))]
 
@@ -39,3 +51,6 @@ def verify(trained: Trained, path: Path, images: TestImages) -> Comparison:
     size = published["input_size"][-1] if published.get("fixed_input_size") else trained.card["size"]
     inputs = images(size)
     return compare(features(trained.encoder, inputs), features(target, inputs))
+
+
+TARGET = Target(weight_files, (".safetensors",), "timm's own model")

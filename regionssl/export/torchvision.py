@@ -13,69 +13,42 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from regionssl.errors import InputError
+from regionssl.export.resnets import resnet_name, stride_style
 from regionssl.export.target import (
     MAPS,
     Comparison,
+    Options,
+    Target,
     TestImages,
     Trained,
     WeightFile,
     compare,
     features,
     load_exactly,
+    not_exported,
     read_export,
 )
 from regionssl.export.torchvision_fpn import fpn_file
 
-# Architectures whose names and tensors are the same in timm and torchvision.
-ARCHITECTURES = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-)
 
-
-def weight_files(trained: Trained) -> list[WeightFile]:
+def weight_files(trained: Trained, options: Options) -> list[WeightFile]:
     """The backbone, and the FPN if one was trained.
 
     Raises:
         InputError: torchvision has no such architecture under the same names.
     """
-    name = architecture(trained)
+    name = resnet_name(trained, "torchvision")
     facts = {
         "architecture": name,
         "keys": f"torchvision.models.{name}() without fc; body of a torchvision detector",
         "stride_style": stride_style(name),
         "not_in_file": ["fc.weight", "fc.bias"],
-        "not_exported": list(trained.extras),
+        "not_exported": not_exported(trained, options),
     }
     files = [WeightFile("", backbone_tensors(trained), facts, lambda path, images: verify(trained, path, images))]
-    if trained.fpn is not None:
+    if trained.fpn is not None and options.fpn:
         files.append(fpn_file(trained, trained.fpn, name))
     return files
-
-
-def architecture(trained: Trained) -> str:
-    """torchvision's name of the backbone."""
-    name = trained.encoder.name.partition(".")[0]
-    if name not in ARCHITECTURES:
-        raise InputError(
-            f"--to torchvision knows ResNets only ({', '.join(ARCHITECTURES)}); this run trained {name}: use --to timm"
-        )
-    return name
-
-
-def stride_style(name: str) -> str:
-    """Where a ResNet's stages halve the resolution; detectors must be built the same way."""
-    if name in ("resnet18", "resnet34"):
-        return "stride in the first 3x3 convolution of a basic block"
-    return "stride in the 3x3 convolution (v1.5)"
 
 
 def backbone_tensors(trained: Trained) -> dict[str, Tensor]:
@@ -89,7 +62,8 @@ def verify(trained: Trained, path: Path, images: TestImages) -> Comparison:
     Raises:
         InputError: keys, shapes or maps differ.
     """
-    target = resnet_fpn_backbone(backbone_name=architecture(trained), weights=None, norm_layer=nn.BatchNorm2d)
+    name = resnet_name(trained, "torchvision")
+    target = resnet_fpn_backbone(backbone_name=name, weights=None, norm_layer=nn.BatchNorm2d)
     load_exactly(target.body, path)
     inputs = images(trained.card["size"])
     theirs = features(target.body, inputs)
@@ -191,3 +165,6 @@ def _fpn_places(
         else:
             placed[f"fpn.{place}"] = tensor
     return placed, unused
+
+
+TARGET = Target(weight_files, (".safetensors",), "torchvision's own model", frozenset({"fpn"}))

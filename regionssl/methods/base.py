@@ -100,10 +100,15 @@ class Method(nn.Module, ABC):
     Attributes:
         Config: the config class of the method (class attribute).
         backbone: the network that is trained and handed on.
+        started_from: what was taken from which file to start from, for the log.
+        watched: set by the engine for a step whose terms are logged: then :meth:`loss` adds what the run's health is
+            judged by, as terms named ``health/...`` (see :func:`regionssl.methods.losses.pair_measures`).
     """
 
+    started_from: tuple[str, ...] = ()
     Config: ClassVar[type[MethodConfig]]
     backbone: Encoder
+    watched: bool = False
 
     def targets(self, batch: Batch) -> Any:
         """What the loss needs of the whole local batch and no gradient flows through; None if nothing."""
@@ -127,6 +132,18 @@ class Method(nn.Module, ABC):
         """What the schedule's learning rate is multiplied by during an epoch, counted from 0."""
         return 1.0
 
+    def slow_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """The slow networks and the trained ones that they follow, as (slow, trained); none by default.
+
+        The trained one may have parameters that the slow one lacks.
+        """
+        return []
+
+    @property
+    def past_negatives(self) -> int:
+        """How many images of earlier steps serve as negatives."""
+        return 0
+
     @property
     def synchronised(self) -> bool:
         """Whether batch statistics are those of all processes; otherwise they are those of groups of images."""
@@ -143,6 +160,11 @@ class Method(nn.Module, ABC):
             (N, h, w) int64 over the whole images, -1 for no region; None if regions are taken as they come.
         """
         return None
+
+    @property
+    def branches(self) -> tuple[nn.Module, ...]:
+        """The trained network with its heads, then its slow copies, whose modules have the same names."""
+        return ()
 
     def extras(self) -> dict[str, nn.Module]:
         """Further trained modules worth handing on, such as ``{"fpn": ...}``."""

@@ -29,7 +29,7 @@ from regionssl.data.photometric import BYOL_FIRST, BYOL_SECOND
 from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.methods.base import EncoderFactory, Matches, Method, MethodConfig, Progress, Terms, World
 from regionssl.methods.heads import kaiming_fan_in, mlp
-from regionssl.methods.losses import feature_std, regression
+from regionssl.methods.losses import feature_std, pair_measures, regression
 from regionssl.methods.moco import overlap_match
 from regionssl.methods.momentum import frozen_copy, moving_average, rising_momentum
 
@@ -123,6 +123,10 @@ class Byol(Method):
     def backbone(self) -> Encoder:  # type: ignore[override]
         return self.online.encoder
 
+    @property
+    def branches(self) -> tuple[nn.Module, ...]:
+        return self.online, self.target
+
     def groups(self, images: int) -> int:
         """Number of groups with own batch statistics among ``images`` images."""
         return 1 if self.config.group_size is None else max(1, images // self.config.group_size)
@@ -144,7 +148,9 @@ class Byol(Method):
 
     def loss(self, batch: Batch, targets: Projections) -> Terms:
         predictions = self.encode(self.online, batch)
-        return self.terms(predictions, targets.rows[batch.first :][: len(batch)], batch, batch.total)
+        projections = targets.rows[batch.first :][: len(batch)]
+        terms = self.terms(predictions, projections, batch, batch.total)
+        return terms | self.measures("image", predictions[:, :1], projections[:, :, None], batch, {"loss": 4})
 
     def terms(self, predictions: Tensor, projections: Tensor, batch: Batch, count: int | Tensor) -> Terms:
         """Crossed distances between rows (P, 2, D), summed over both directions and divided by ``count``."""
@@ -155,9 +161,37 @@ class Byol(Method):
                 "feature_std": feature_std(projections.flatten(0, 1)) * (len(batch) / batch.total),
             }
 
+    def measures(
+        self,
+        kind: str,
+        predictions: Tensor,
+        projections: Tensor,
+        batch: Batch,
+        orthogonal: dict[str, float],
+        valid: Tensor | None = None,
+    ) -> Terms:
+        """What the run's health is judged by, if the step is watched.
+
+        Args:
+            kind, valid: as for :func:`regionssl.methods.losses.pair_measures`.
+            predictions: (n, r, D) of view 1. projections: (n, 2, r, D) of both views.
+            orthogonal: terms that are distances, and what each is of rows that have nothing to do with each other.
+        """
+        if not self.watched:
+            return {}
+        share = len(batch) / batch.total
+        device = predictions.device
+        levels = {
+            f"health/{term}_orthogonal": torch.full((), at * share, device=device) for term, at in orthogonal.items()
+        }
+        return pair_measures(kind, predictions, projections[:, 1], share, valid, projections[:, 0]) | levels
+
     def after_step(self, progress: Progress) -> None:
         momentum = rising_momentum(self.config.momentum, progress.step, progress.total_steps)
         moving_average(self.target, self.online, momentum)
+
+    def slow_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(self.target, self.online)]
 
     def matches(self, batch: Batch) -> Matches:
         """The overlap of the two crops."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,3 +100,82 @@ def feature_std(rows: Tensor) -> Tensor:
     """
     rows = unit(rows)
     return rows.std(0, unbiased=False).mean() * rows.shape[-1] ** 0.5
+
+
+@torch.no_grad()
+def pair_measures(
+    kind: str,
+    online: Tensor,
+    target: Tensor,
+    share: float | Tensor,
+    valid: Tensor | None = None,
+    twin: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """What a run's health is judged by, of paired features; docs/health.md says what each means.
+
+    Args:
+        kind: what the rows are features of, such as "image" or "boxes"; part of the measures' names.
+        online, target: (n, r, D), r rows of each of n images; row j of image i is a pair.
+        share: of the batch that these images are; the measures of its parts add up.
+        valid: (n, r), rows that count; None for all.
+        twin: (n, r, D), what the target makes of the view that the online rows are of.
+
+    Returns:
+        Scalars ``health/KIND_...``: ``online_std`` and ``target_std`` (:func:`feature_std`), ``online_rank`` and
+        ``target_rank`` (:func:`_spread`), ``positive`` and ``negative``: the mean cosine of a pair, and of online rows
+        with target rows of other images; ``elsewhere``, if r > 1, with the target's other rows of the same image; of a
+        twin also ``slow_positive``, ``slow_negative`` and ``slow_elsewhere``: the same of its rows with the target's.
+    """
+    with torch.autocast(online.device.type, enabled=False):
+        online, target = unit(online), unit(target)
+        weight = online.new_ones(online.shape[:2]) if valid is None else valid.to(online.dtype)
+        weight = weight / weight.sum().clamp(min=1)
+        measures = _similarities(online, target, weight)
+        if twin is not None:
+            alike = _similarities(unit(twin), target, weight)
+            measures |= {f"slow_{name}": value for name, value in alike.items()}
+        for side, rows in (("online", online), ("target", target)):
+            measures[f"{side}_std"], measures[f"{side}_rank"] = _spread(rows.flatten(0, 1), weight.flatten())
+        return {f"health/{kind}_{name}": value * share for name, value in measures.items()}
+
+
+def _similarities(first: Tensor, second: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Mean cosines of unit rows (n, r, D), under weights (n, r) of sum 1; see :func:`pair_measures`."""
+    own = weight * (first * second).sum(-1)
+    sums = [(weight[..., None] * rows).sum(1) for rows in (first, second)]
+    within = (sums[0] * sums[1]).sum()
+    squares = weight.sum(1).square().sum()
+    negative = ((sums[0].sum(0) * sums[1].sum(0)).sum() - within) / (1 - squares).clamp(min=1e-6)
+    similarities = {"positive": own.sum(), "negative": negative}
+    if first.shape[1] > 1:
+        others = (squares - weight.square().sum()).clamp(min=1e-6)
+        similarities["elsewhere"] = (within - (weight * own).sum()) / others
+    return similarities
+
+
+def _spread(rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`feature_std` of unit rows (R, D) under weights (R,) of sum 1, and their effective rank.
+
+    The rank is the participation ratio ``(tr C)^2 / tr(C^2)`` of the covariance C: d if d directions vary alike, at
+    most D and R - 1.
+    """
+    centred = (rows - (weight[:, None] * rows).sum(0)) * weight[:, None].sqrt()
+    variance = centred.square().sum(0)
+    product = centred.T @ centred if len(rows) > rows.shape[-1] else centred @ centred.T
+    rank = variance.sum().square() / product.square().sum().clamp(min=1e-30)
+    return variance.sqrt().mean() * rows.shape[-1] ** 0.5, rank
+
+
+def chance_measure(term: str, candidates: int, like: Tensor, share: float) -> dict[str, Tensor]:
+    """``health/TERM_chance``: the cross-entropy of a blind guess among ``candidates``, for this share of the batch."""
+    return {f"health/{term}_chance": like.new_full((), share * math.log(candidates))}
+
+
+@torch.no_grad()
+def assignment_entropy(masses: Tensor) -> Tensor:
+    """Entropy () of how much is assigned to each of K choices, masses (..., K) >= 0: 1 if alike, 0 if all to one.
+
+    It is the mean over the leading dimensions.
+    """
+    shares = masses / masses.sum(-1, keepdim=True).clamp(min=1e-12)
+    return torch.special.entr(shares).sum(-1).mean() / math.log(max(masses.shape[-1], 2))

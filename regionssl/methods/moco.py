@@ -31,7 +31,7 @@ from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.geometry import intersect, to_view
 from regionssl.methods.base import EncoderFactory, Matches, Method, MethodConfig, Progress, Terms, World
 from regionssl.methods.heads import mlp
-from regionssl.methods.losses import feature_std, info_nce, unit
+from regionssl.methods.losses import chance_measure, feature_std, info_nce, pair_measures, unit
 from regionssl.methods.momentum import frozen_copy, moving_average
 from regionssl.methods.queue import KeyQueue
 
@@ -77,9 +77,14 @@ class ImageKeys:
 
 
 class Moco(Method):
-    """MoCo v2. ``query`` is trained; ``key`` follows it."""
+    """MoCo v2. ``query`` is trained; ``key`` follows it.
+
+    Attributes:
+        image_term: the term that is the image loss.
+    """
 
     Config: ClassVar[type[MethodConfig]] = MocoConfig
+    image_term: ClassVar[str] = "loss"
 
     def __init__(self, config: MocoConfig, make_encoder: EncoderFactory, world: World) -> None:
         super().__init__()
@@ -96,6 +101,10 @@ class Moco(Method):
     @property
     def backbone(self) -> Encoder:  # type: ignore[override]
         return cast(Encoder, self.query.encoder)
+
+    @property
+    def branches(self) -> tuple[nn.Module, ...]:
+        return self.query, self.key
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> ImageKeys:
@@ -134,20 +143,30 @@ class Moco(Method):
     def image_terms(self, embedding: Tensor, batch: Batch, keys: Tensor) -> Terms:
         """InfoNCE of query embeddings (n, D) against ``keys`` of the whole local batch (ReSim specification, 4.1)."""
         with torch.autocast(embedding.device.type, enabled=False):
-            query = unit(embedding)
-            own = keys[batch.first :][: len(batch)]
-            losses, hits = info_nce(query, own, self.queue.keys, self.config.temperature)
-            return {
+            query, keys, share = unit(embedding), keys[batch.first :][: len(batch)], len(batch) / batch.total
+            losses, hits = info_nce(query, keys, self.queue.keys, self.config.temperature)
+            terms = {
                 "loss": losses.sum() / batch.total,
                 "image_top1": hits.sum() / batch.total,
-                "feature_std": feature_std(query) * (len(batch) / batch.total),
+                "feature_std": feature_std(query) * share,
             }
+            if self.watched:
+                terms |= pair_measures("image", query[:, None], keys[:, None], share)
+                terms |= chance_measure(self.image_term, 1 + len(self.queue.keys), losses, share)
+            return terms
 
     def after_step(self, progress: Progress) -> None:
         moving_average(self.key, self.query, self.config.momentum)
         if self._fresh_keys is not None:
             self.queue.enqueue(self._fresh_keys)
             self._fresh_keys = None
+
+    def slow_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(self.key, self.query)]
+
+    @property
+    def past_negatives(self) -> int:
+        return len(self.queue.keys)
 
     def matches(self, batch: Batch) -> Matches:
         """The overlap of the two crops."""

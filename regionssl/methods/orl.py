@@ -125,9 +125,14 @@ class Orl(Byol):
     def loss(self, batch: Batch, targets: dict[str, Tensor]) -> Terms:  # type: ignore[override]
         predictions = self.encode_pairs(self.online, batch)
         part = slice(batch.first, batch.first + len(batch))
-        pairs = {kind: self.terms(predictions[kind], targets[kind][part], batch, batch.total) for kind in KINDS}
+        rows = {kind: targets[kind][part] for kind in KINDS}
+        pairs = {kind: self.terms(predictions[kind], rows[kind], batch, batch.total) for kind in KINDS}
         weighted = {kind: weight * pairs[kind]["loss"] for kind, weight in self.config.weights.items()}
         terms = {kind: value.detach() for kind, value in weighted.items()}
+        for kind, weight in self.config.weights.items():
+            found = self.measures(kind, predictions[kind][:, :1], rows[kind][:, :, None], batch, {kind: 4 * weight})
+            # matches across images may be poor ones, so how alike they are is logged and not judged
+            terms |= {name: value for name, value in found.items() if kind != "inter" or "negative" not in name}
         return {
             "loss": torch.stack(list(weighted.values())).sum(),
             **terms,

@@ -40,7 +40,7 @@ from regionssl.geometry import between, centre_fractions, inside, lattice_boxes
 from regionssl.methods.affinity import CellHead, TeacherRows, distillation, row_factors, teacher_rows
 from regionssl.methods.base import EncoderFactory, Matches, MethodConfig, Progress, Terms, World
 from regionssl.methods.heads import mlp
-from regionssl.methods.losses import unit
+from regionssl.methods.losses import assignment_entropy, chance_measure, pair_measures, unit
 from regionssl.methods.moco import ImageKeys, Moco, MocoConfig
 from regionssl.methods.region_contrast import contrast_drawn_points
 from regionssl.methods.resim import full_precision, rows
@@ -160,6 +160,7 @@ class Plrc(Moco):
     """PLRC. ``query`` is trained; ``key`` follows it."""
 
     Config: ClassVar[type[MethodConfig]] = PlrcConfig
+    image_term: ClassVar[str] = "image"
     config: PlrcConfig
     centre: Tensor
 
@@ -225,14 +226,13 @@ class Plrc(Moco):
         loss = config.image_weight * terms["loss"]
         with torch.autocast(loss.device.type, enabled=False):
             if config.point_weight:
-                points = self.point_loss(full_precision(outputs["points"]), batch, targets)
-                loss = loss + config.point_weight * points
-                terms["points"] = points.detach()
-                terms["valid"] = targets.drawn.valid[rows(batch)].float().sum() / batch.total
+                points = self.point_terms(full_precision(outputs["points"]), batch, targets)
+                loss = loss + config.point_weight * points["points"]
+                terms |= points | {"points": points["points"].detach()}
             if config.affinity_weight:
-                affinity, pairs = self.affinity_loss(outputs["cells"], batch, targets)
-                loss = loss + config.affinity_weight * affinity
-                terms["affinity"], terms["pairs"] = affinity.detach(), pairs
+                affinity = self.affinity_terms(outputs["cells"], batch, targets)
+                loss = loss + config.affinity_weight * affinity["affinity"]
+                terms |= affinity | {"affinity": affinity["affinity"].detach()}
         return terms | {"loss": loss}
 
     def group_rows(self, batch: Batch) -> list[tuple[slice, slice]]:
@@ -241,8 +241,8 @@ class Plrc(Moco):
         starts = range(0, len(batch), size)
         return [(slice(s, s + size), slice(batch.first + s, batch.first + s + size)) for s in starts]
 
-    def point_loss(self, features: Tensor, batch: Batch, keys: PointKeys) -> Tensor:
-        """This part's share of L_p: T/T_b times the mean over groups of means over anchors (4.2)."""
+    def point_terms(self, features: Tensor, batch: Batch, keys: PointKeys) -> Terms:
+        """This part's share of L_p (with gradient): T/T_b times the mean over groups of means over anchors (4.2)."""
         config, drawn, temperature = self.config, keys.drawn, self.config.temperature
         query = unit(read_points(features, drawn.cells[rows(batch), 0], self.side))
         loss = features.sum() * 0
@@ -250,19 +250,38 @@ class Plrc(Moco):
             points = torch.stack([query[part], keys.points[group]], 1)
             cross = config.reach == "cross"
             loss = loss + contrast_drawn_points(points, drawn[group], temperature, config.intra_image, cross)
-        return loss * (temperature / config.base_temperature / self.groups(batch.total))
+        factor, valid = temperature / config.base_temperature, drawn.valid[rows(batch)]
+        terms = {"points": loss * (factor / self.groups(batch.total)), "valid": valid.float().sum() / batch.total}
+        if self.watched:
+            # one point an image: the others of its region would count as elsewhere, and they are positives too
+            share, one = len(batch) / batch.total, keys.points[rows(batch), 0, :1]
+            terms |= pair_measures("points", query[:, 0, :1].detach(), one, share, valid[:, None])
+            terms |= chance_measure("points", self.candidates(len(batch)), query, share * factor)
+        return terms
 
-    def affinity_loss(self, cells: Tensor, batch: Batch, targets: PointKeys) -> tuple[Tensor, Tensor]:
-        """This part's share of L_a, the mean over groups of the mean over pairs (4.3), and of the pairs per image."""
+    def candidates(self, images: int) -> int:
+        """How many points an anchor is held against, in a part of so many images."""
+        config, others = self.config, images // self.groups(images) - 1
+        of_image = config.points * (1 if config.reach == "cross" else 2)
+        own = of_image * (config.slots if config.intra_image else 1) - (config.reach != "cross")
+        return own + others * config.slots * of_image
+
+    def affinity_terms(self, cells: Tensor, batch: Batch, targets: PointKeys) -> Terms:
+        """This part's share of L_a (with gradient): the mean over groups of the mean over pairs (4.3)."""
         config, lattice = self.config, self.interpolation(cells)
         reference, teacher = cast(Tensor, targets.reference), cast(TeacherRows, targets.teacher)
         factors = self.row_factors(self.query, cells, reference[rows(batch)], lattice)
-        part, groups = rows(batch), self.groups(len(batch))
+        part, groups, share = rows(batch), self.groups(len(batch)), len(batch) / batch.total
         partners = teacher.partners[part]
         totals = distillation(factors, teacher.pull[part], partners, lattice, config.student_temperature)
         pairs = partners.view(groups, -1).sum(1).clamp(min=1)
         loss = (totals.view(groups, -1).sum(1) / pairs).sum() / self.groups(batch.total)
-        return loss, partners.sum() / batch.total
+        terms = {"affinity": loss, "pairs": partners.sum() / batch.total}
+        if self.watched:
+            # the rows of the interpolation sum to one, so this is how often each choice is the teacher's
+            terms["health/teacher_entropy"] = share * assignment_entropy(teacher.pull[part].sum((0, 1)))
+            terms |= chance_measure("affinity", factors.shape[-1], cells, share)
+        return terms
 
     def after_step(self, progress: Progress) -> None:
         super().after_step(progress)

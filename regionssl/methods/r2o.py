@@ -39,7 +39,7 @@ from regionssl.errors import InputError
 from regionssl.methods.base import EncoderFactory, MethodConfig, Progress, Terms, World
 from regionssl.methods.byol import Branch, Byol, ByolConfig
 from regionssl.methods.curriculum import CurriculumConfig, cluster_count, most_clusters
-from regionssl.methods.losses import feature_std, regression
+from regionssl.methods.losses import assignment_entropy, feature_std, regression
 from regionssl.methods.masked import LEAST_WEIGHT, MaskBranch, mask_weights, valid_masks
 from regionssl.methods.momentum import frozen_copy
 from regionssl.regions.clusters import draws_shape
@@ -203,6 +203,9 @@ class R2o(Byol):
         rows = self.encode_masks(self.target, batch, masks, valid)
         counted_rows = rows.movedim(2, 1)[valid].flatten(0, 1)
         measures["valid_masks"] = valid.sum() / len(batch)
+        if self.watched:
+            present = measures["masks_per_image"]
+            measures["health/masks_valid"] = measures["valid_masks"] / present.clamp(min=1)
         measures["feature_std"] = feature_std(counted_rows) if len(counted_rows) else rows.new_zeros(())
         return MaskTargets(masks, valid, weights, rows, measures)
 
@@ -227,8 +230,12 @@ class R2o(Byol):
             draws = self.draws(batch, clusters)
             refined = refine(self.config.refine, features, regions, slots, clusters, draws)
             masks, filled = refined.masks, refined.filled
-        present = (masks.sum((2, 3)) > 0).sum(1)
-        return masks, {"clusters": filled.float().mean(), "masks_per_image": present.float().mean()}
+        areas = masks.sum((2, 3))
+        measures = {"clusters": filled.float().mean(), "masks_per_image": (areas > 0).sum(1).float().mean()}
+        if self.watched:
+            grouped = areas.view(self.cluster_groups(len(areas)), -1, areas.shape[1])
+            measures["health/masks_entropy"] = assignment_entropy(grouped.sum(1))
+        return masks, measures
 
     def region_labels(self, batch: Batch) -> tuple[Tensor, int]:
         """Regions (n, G, G) of the whole images, and how many slots the images of all processes need for them."""
@@ -254,7 +261,9 @@ class R2o(Byol):
         if self.config.head_rows == "valid" and not targets.valid[part].any():
             loss = loss + 0 * torch.stack([p.sum() for p in self.online.parameters()]).sum()
         share = len(batch) / batch.total
-        return {"loss": loss} | {name: value * share for name, value in targets.measures.items()}
+        terms = {"loss": loss} | {name: value * share for name, value in targets.measures.items()}
+        rows, valid = targets.rows[part], targets.valid[part]
+        return terms | self.measures("masks", predictions[:, 0], rows, batch, {"loss": 2}, valid)
 
     def after_step(self, progress: Progress) -> None:
         if self.config.cluster_with == "previous":

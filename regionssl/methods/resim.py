@@ -34,7 +34,7 @@ from regionssl.data.photometric import RESIM
 from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.methods.base import EncoderFactory, Matches, MethodConfig, Terms
 from regionssl.methods.heads import mlp
-from regionssl.methods.losses import info_nce, unit
+from regionssl.methods.losses import chance_measure, info_nce, pair_measures, unit
 from regionssl.methods.moco import ImageKeys, Moco, MocoConfig
 from regionssl.regions.windows import matched_windows, window_grid
 
@@ -145,6 +145,7 @@ class ReSim(Moco):
     """ReSim on FPN maps, or on c4."""
 
     Config: ClassVar[type[MethodConfig]] = ReSimConfig
+    image_term: ClassVar[str] = "image"
     config: ReSimConfig
 
     def make_branch(self, make_encoder: EncoderFactory) -> nn.Module:
@@ -181,16 +182,16 @@ class ReSim(Moco):
         terms["image"] = terms["loss"].detach()
         loss = self.config.image_weight * terms["loss"]
         for level in self.config.levels:
-            value, accuracy = self.region_terms(level, outputs[level.map], batch, targets.regions[level.map])
-            loss = loss + self.config.region_weight * value
-            terms[level.map], terms[f"{level.map}_top1"] = value.detach(), accuracy
-            terms[f"{level.map}_valid"] = targets.regions[level.map].valid[rows(batch)].float().sum() / (
-                batch.total * targets.regions[level.map].valid.shape[1]
-            )
+            region = self.region_terms(level, outputs[level.map], batch, targets.regions[level.map])
+            loss = loss + self.config.region_weight * region[level.map]
+            terms |= region | {level.map: region[level.map].detach()}
         return terms | {"loss": loss}
 
-    def region_terms(self, level: Level, features: Tensor, batch: Batch, keys: RegionKeys) -> tuple[Tensor, Tensor]:
-        """This part's share of L_level and of its accuracy: means over groups of means over valid windows (4.5)."""
+    def region_terms(self, level: Level, features: Tensor, batch: Batch, keys: RegionKeys) -> Terms:
+        """This part's share of L_level (with gradient), of its accuracy and of what else is logged of the level.
+
+        Loss and accuracy are means over groups of means over valid windows (4.5).
+        """
         groups, part = self.groups(len(batch)), rows(batch)
         with torch.autocast(features.device.type, enabled=False):
             features = full_precision(features)
@@ -208,7 +209,15 @@ class ReSim(Moco):
             loss, accuracy = (
                 (torch.where(valid, values.view_as(valid), 0).sum(1) / count).sum() for values in (losses, hits)
             )
-        return loss, accuracy
+            chosen = keys.valid[part]
+            valid_share = chosen.float().sum() / (batch.total * chosen.shape[1])
+            terms = {level.map: loss, f"{level.map}_top1": accuracy, f"{level.map}_valid": valid_share}
+            if self.watched:
+                share = len(batch) / batch.total
+                own, others = query.reshape(*chosen.shape, -1), 1 + negatives.shape[-2]
+                terms |= pair_measures(level.map, own, keys.positives[part], share, chosen)
+                terms |= chance_measure(level.map, others, losses, share)
+        return terms
 
     def matches(self, batch: Batch) -> Matches:
         """Windows of the first level and their counterparts."""

@@ -130,9 +130,16 @@ class Scrl(Byol):
         if len(predictions) == 0:
             # through the empty rows, so that a process without boxes still takes part in synchronised statistics
             zero = predictions.sum() + 0 * torch.stack([p.sum() for p in self.online.parameters()]).sum()
-            return {"loss": zero, "feature_std": zero.detach(), "boxes": zero.detach()}
-        terms = self.terms(predictions, targets.rows[start:][: len(predictions)], batch, targets.count)
-        return terms | {"boxes": boxes.valid.sum() * per_image / batch.total}
+            terms = {"loss": zero, "feature_std": zero.detach()}
+        else:
+            terms = self.terms(predictions, targets.rows[start:][: len(predictions)], batch, targets.count)
+        terms["boxes"] = boxes.valid.sum() * per_image / batch.total
+        if self.watched:
+            shape = (len(predictions) // per_image, per_image, 2, predictions.shape[-1])
+            rows = targets.rows[start:][: len(predictions)].reshape(shape).transpose(1, 2)
+            terms |= self.measures("boxes", predictions.reshape(shape)[:, :, 0], rows, batch, {"loss": 4})
+            terms["health/boxes_valid"] = boxes.valid.sum() / batch.total
+        return terms
 
     def matches(self, batch: Batch) -> Matches:
         """The drawn boxes."""

@@ -112,9 +112,9 @@ def choose_diverse(
         attempt = np.minimum(tried[images, box][:, None] + more, attempts - 1)
         part, uniform = canvas[images], draws(images[:, None], box[:, None], attempt)
         new = part.place(*on_canvas(part.extent, uniform, min_size, grid), 0)
-        as_earlier = overlap_ratio(new[..., None], kept[:, :, images][..., None, :]) >= max_iou
+        as_earlier: np.ndarray = overlap_ratio(new[..., None], kept[:, :, images][..., None, :]) >= max_iou
         as_earlier &= earlier[box][:, None]
-        accepted: np.ndarray = ~as_earlier.any(-1)
+        accepted = np.logical_not(as_earlier.any(-1))
         accepted[:, -1] = True  # if none fits, the next round goes on behind the last of these
         place, rows = accepted.argmax(-1), np.arange(len(images))
         tried[images, box] = attempt[rows, place]

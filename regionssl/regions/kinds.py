@@ -16,10 +16,10 @@ from regionssl import geometry
 from regionssl.errors import InputError
 from regionssl.regions.annotations import CocoObjects
 from regionssl.regions.proposals import selective_search
-from regionssl.regions.shards import digest_file
 from regionssl.regions.sources import SourceConfig
-from regionssl.regions.store import Content
 from regionssl.regions.windows import window_grid
+from regionssl.stores.shards import digest_file
+from regionssl.stores.store import Content
 
 Kind = Literal["grid", "slic", "felzenszwalb", "windows", "selective_search", "kmeans", "coco_boxes", "coco_masks"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from regionssl import geometry
 from regionssl.regions.annotations import Objects, at_size
-from regionssl.regions.store import Store
+from regionssl.stores.store import Store
 
 LOOKED_AT = 2000
 """A summary looks at so many images at most, evenly spread over the list."""

@@ -19,11 +19,11 @@ from regionssl.data.scan import usable_cores
 from regionssl.engine.choices import choose_device
 from regionssl.engine.log import duration
 from regionssl.errors import InputError
-from regionssl.regions.build_store import Share, Work
 from regionssl.regions.correspondence import CorrespondenceConfig, Correspondences, Ragged, RankedPairs
 from regionssl.regions.kinds import SelectiveSearch, library_of
 from regionssl.regions.proposals import filter_proposals, opencv
-from regionssl.regions.store import COMPLETE, Content, Manifest, Store, hash_names, open_store
+from regionssl.stores.build import Share, Work
+from regionssl.stores.store import COMPLETE, Content, Manifest, Store, hash_names, open_store
 from regionssl.verbs.correspond_work import (
     BoxWork,
     EmbeddingWork,

@@ -27,7 +27,7 @@ from regionssl.methods.byol import Byol
 from regionssl.regions.correspondence import CorrespondenceConfig
 from regionssl.regions.neighbours import NearestImages, best_pairs
 from regionssl.regions.proposals import fallback, filter_proposals
-from regionssl.regions.store import Store
+from regionssl.stores.store import Store
 from regionssl.verbs.features import Forward, Pooled, centre_view, warp
 from regionssl.verbs.run_folder import CONFIG
 

@@ -25,11 +25,12 @@ from regionssl.engine.choices import Resolved, resolve
 from regionssl.engine.distributed import current_world
 from regionssl.engine.memory import keep_freed_memory
 from regionssl.engine.optim import make_optimiser
-from regionssl.engine.train import Trainer, run
+from regionssl.engine.run import run
+from regionssl.engine.train import NonFiniteLoss, Trainer
 from regionssl.errors import InputError
 from regionssl.methods.base import MethodConfig
 from regionssl.verbs.kept_regions import keep_regions
-from regionssl.verbs.run_folder import CONFIG, FACTS, facts, write_weights
+from regionssl.verbs.run_folder import CONFIG, FACTS, facts, note_health, write_weights
 
 # Settings that may change between a run and its continuation: they touch the result at most by rounding.
 _FREE = {"workers", "keep", "log_every", "save_every", "micro_batch"}
@@ -170,6 +171,8 @@ def train(job: Job, resume: bool, console: Console, again: str) -> None:
         trainer.load_state(state)
         failed = dict.fromkeys(state["identity"]["failed"], "unreadable before the run was resumed")
         console.print(f"going on from step {trainer.step} of {trainer.total_steps}")
+    elif job.init != "random":
+        console.print("\n".join(trainer.method.started_from), highlight=False, markup=False, soft_wrap=True)
     first = trainer.world.rank == 0
     if first:
         write_text(job.out / CONFIG, yaml.safe_dump(to_plain(job.config), sort_keys=False))
@@ -188,6 +191,12 @@ def train(job: Job, resume: bool, console: Console, again: str) -> None:
             f"time; the last checkpoint is unharmed. Go on in smaller parts with:\n"
             f"  {again} --set training.micro_batch={max(1, share // 2)}"
         ) from error
+    except NonFiniteLoss:
+        if first:
+            note_health(job.out)
+        raise
+    if first:
+        console.print(str(note_health(job.out)), highlight=False, markup=False, soft_wrap=True)
     if not done:
         console.print(
             f"stopped at step {trainer.step} of {trainer.total_steps}; go on with:\n  {again}", soft_wrap=True

@@ -13,10 +13,10 @@ from regionssl.build import make_regions
 from regionssl.data.images import ImageList
 from regionssl.data.scan import usable_cores
 from regionssl.methods.base import MethodConfig
-from regionssl.regions.build_store import Share
 from regionssl.regions.kinds import library_of, settings_of
 from regionssl.regions.sources import SourceConfig
-from regionssl.regions.store import COMPLETE, Manifest, hash_names
+from regionssl.stores.build import Share
+from regionssl.stores.store import COMPLETE, Manifest, hash_names
 from regionssl.verbs.regions import RegionWork
 from regionssl.verbs.stores import make_store
 

@@ -19,6 +19,7 @@ from regionssl.config import override, parse, parse_overrides
 from regionssl.data.contents import content_digest
 from regionssl.data.decode import UnreadableImage
 from regionssl.data.images import ImageList, find_images, scan
+from regionssl.data.packs import Pack
 from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD
 from regionssl.engine.choices import choose_device
 from regionssl.errors import InputError, nearest
@@ -38,9 +39,9 @@ from regionssl.regions.kinds import (
 )
 from regionssl.regions.proposals import opencv
 from regionssl.regions.sources import RegionSource, SourceConfig, find_labels, make_source
-from regionssl.regions.store import Manifest, Store, hash_names
 from regionssl.regions.summary import lines, summarise
-from regionssl.verbs.stores import make_store, share_of
+from regionssl.stores.store import Manifest, hash_names
+from regionssl.verbs.stores import make_store, share_of, size_on_disk
 
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -75,6 +76,8 @@ def find_regions(
     config = region_config(kind, set or [])
     images, scanned = scan(find_images(data, image_root))
     console.print("\n".join(scanned.lines()), highlight=False, markup=False)
+    if annotations is not None or labels is not None:
+        check_frame(images)
     objects = labelled_objects(labels, images) if labels is not None else None
     settings: dict[str, Any] = settings_of(config)
     work = RegionWork(images, make_regions(config, images, annotations, weights, device, settings))
@@ -93,6 +96,19 @@ def find_regions(
         console.print("\n".join(lines(found["summary"])), highlight=False, markup=False, soft_wrap=True)
         console.print(f"{out}: {size_on_disk(store)}", highlight=False, soft_wrap=True)
     return out
+
+
+def check_frame(images: ImageList) -> None:
+    """See that annotations, which are in pixels of the original images, fit these.
+
+    Raises:
+        InputError: they are of a pack that resized them.
+    """
+    if isinstance(images.store, Pack) and images.store.resized:
+        raise InputError(
+            f"annotations are in pixels of the original images, and {images.root} is a pack of resized ones; give the "
+            "images themselves, or a pack made with --short-side 0"
+        )
 
 
 def region_config(kind: str, assignments: list[str]) -> RegionConfig:
@@ -221,9 +237,3 @@ def labelled_objects(labels: Path, images: ImageList) -> Objects:
     if labels.is_dir():
         return LabelledObjects(find_labels(labels, images.names))
     return read_objects(labels, images.names)
-
-
-def size_on_disk(store: Store) -> str:
-    """How much a store takes."""
-    total = sum(store.shard(number).stat().st_size for number in range(store.manifest.shards))
-    return f"{store.manifest.shards} shards, {total / 2**20:,.1f} MiB, {total / len(store) / 1024:,.2f} KiB an image"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from regionssl.data.images import ImageList, ScanReport
 from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD
 from regionssl.engine.checkpoint import write_atomically, write_json
 from regionssl.engine.choices import Choice
+from regionssl.engine.health import Lamp, read_health
 from regionssl.export.run_weights import CARD, WEIGHTS, digest, named_tensors, save_tensors
 from regionssl.methods.base import Method
 
@@ -42,6 +44,14 @@ def facts(
         "init": init,
         "choices": [choice.to_plain() for choice in choices],
     }
+
+
+def note_health(run: Path) -> Lamp:
+    """Add the worst lamp of a run to its facts and return it."""
+    worst = read_health(run).worst
+    known = json.loads((run / FACTS).read_text())
+    write_json(run / FACTS, known | {"health": worst.to_plain()})
+    return worst
 
 
 def write_weights(folder: Path, method: Method, config: RunConfig, images: ImageList, init: str, step: int) -> None:

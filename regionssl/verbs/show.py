@@ -21,7 +21,7 @@ from regionssl.data.loader import EpochPlan, StepSampler, make_loader
 from regionssl.data.patches import PATCH_NAMES, PatchSource
 from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD, normalise
 from regionssl.data.views import CropDraw, ViewPlan, ViewSpec, centred_crop, cut
-from regionssl.engine.log import MEASURES, read_log
+from regionssl.engine.log import loss_terms, read_log
 from regionssl.errors import InputError
 from regionssl.export.run_weights import CARD, load_backbone
 from regionssl.methods.base import Method, World
@@ -31,6 +31,7 @@ from regionssl.report.views import views_figure
 from regionssl.verbs.pretrain import DEFAULT_RECIPE
 from regionssl.verbs.run_folder import CONFIG, FACTS
 from regionssl.verbs.show_regions import draw_found_regions, draw_pairs
+from regionssl.verbs.show_weights import is_weights, show_weights
 from regionssl.verbs.stages import load_patches
 
 _MAPS = ("c2", "c3", "c4", "c5")
@@ -49,19 +50,21 @@ class Subject:
 
 
 def show(
-    source: Annotated[Path, typer.Argument(help="run folder, or images as pretrain takes them")],
+    source: Annotated[Path, typer.Argument(help="run folder, file of weights, or images as pretrain takes them")],
     out: Annotated[Path, typer.Option(help="folder for the pictures")],
     recipe: Annotated[str | None, typer.Option(help=f"for images: name or file [default: {DEFAULT_RECIPE}]")] = None,
     samples: Annotated[int, typer.Option(help="images in the pictures, at most one batch")] = 6,
     size: Annotated[int | None, typer.Option(help="for images: side of the views, pixels")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="for images: key.sub=value, as in pretrain")] = None,
-    data: Annotated[Path | None, typer.Option(help="for a run: its images, if they have moved")] = None,
+    data: Annotated[Path | None, typer.Option(help="for a run: its images, if moved; for weights: any")] = None,
     image_root: Annotated[Path | None, typer.Option(help="where the images of a COCO json lie")] = None,
+    backbone: Annotated[str | None, typer.Option(help="for a file of weights: timm name")] = None,
 ) -> Path:
     """Draw the views and matched regions of step 0, and of a run also its loss curves and features before and after.
 
     Writes views.png; regions.png where the method finds regions by its own features; for a run also curves.png once it
-    has logged, features.png once it has weights, and pairs.png where ORL has matched boxes across images.
+    has logged, features.png once it has weights, and pairs.png where ORL has matched boxes across images. Of a file of
+    weights, features.png alone.
 
     Returns:
         The folder of the pictures.
@@ -73,6 +76,12 @@ def show(
     is_run = (source / CONFIG).is_file() and (source / FACTS).is_file()
     if samples < 1:
         raise InputError(f"--samples counts from 1, got {samples}")
+    if is_weights(source):
+        if recipe or size or set:
+            raise InputError(f"{source} is a file of weights; leave --recipe, --size and --set out")
+        return show_weights(source, out, None if data is None else Path(data), backbone, samples, image_root)
+    if backbone is not None:
+        raise InputError(f"--backbone goes with a file of weights, and {source} is none; leave it out")
     if is_run and (recipe or size or set):
         raise InputError(f"{source} is a run and shows its own settings; leave --recipe, --size and --set out")
     if data is not None and not is_run:
@@ -268,5 +277,4 @@ def centre_square(image: Image.Image, side: int) -> Tensor:
 
 def draw_curves(subject: Subject, records: list[dict[str, Any]]) -> Image.Image:
     """The loss terms over the steps, and the speed."""
-    terms = [name for name in records[-1] if name not in MEASURES]
-    return curves_figure(records, terms, f"{subject.name}: {subject.config.method.name}")
+    return curves_figure(records, loss_terms(records[-1]), f"{subject.name}: {subject.config.method.name}")

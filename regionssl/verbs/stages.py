@@ -24,8 +24,8 @@ from regionssl.data.patches import PatchSource
 from regionssl.engine.checkpoint import write_text
 from regionssl.errors import InputError
 from regionssl.methods.orl import OrlConfig
-from regionssl.regions.build_store import Share
 from regionssl.regions.correspondence import Correspondences
+from regionssl.stores.build import Share
 from regionssl.verbs.correspond import FILE, check_possible, correspond
 from regionssl.verbs.correspond_work import NetworkSource
 from regionssl.verbs.cost import explain_cost

@@ -12,8 +12,8 @@ from rich.console import Console
 from regionssl.data.contents import stamp
 from regionssl.data.images import ImageList
 from regionssl.data.scan import usable_cores
-from regionssl.regions.build_store import Share, Work, complete, fill, prepare, unfinished
-from regionssl.regions.store import Manifest, Store, note_checked
+from regionssl.stores.build import Share, Work, complete, fill, prepare, unfinished
+from regionssl.stores.store import Manifest, Store, note_checked
 from regionssl.verbs.progress import Bar
 
 
@@ -57,3 +57,9 @@ def make_store(
     complete(store, images.fingerprint, summarise(store))
     note_checked(store, before)
     return store
+
+
+def size_on_disk(store: Store) -> str:
+    """How much a store takes."""
+    total = sum(store.shard(number).stat().st_size for number in range(store.manifest.shards))
+    return f"{store.manifest.shards} shards, {total / 2**20:,.1f} MiB, {total / len(store) / 1024:,.2f} KiB an image"

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from regionssl import counted
 from regionssl.counted import Stream
+from regionssl.data.image_list import ImageList
+from regionssl.data.samples import Sample, ViewDataset
 from regionssl.data.views import (
     CropDraw,
     PairOverlap,
@@ -203,6 +205,35 @@ def test_cut_is_pillows_crop_resize_and_mirror(width: int, height: int, how: str
     assert view.dtype == np.uint8
     assert view.flags.c_contiguous
     np.testing.assert_array_equal(view, np.asarray(expected).transpose(2, 0, 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(8, 200),
+    st.integers(8, 200),
+    st.sampled_from(["bilinear", "bicubic"]),
+    st.sampled_from([8, 33, 96]),
+    st.integers(0, 10**6),
+)
+def test_torchs_resampling_is_nearly_pillows(width: int, height: int, how: str, size: int, seed: int) -> None:
+    image, spec = picture(width, height), ViewSpec.model_validate({"size": size, "interpolation": how})
+    [draw] = draw_crops(ViewPlan(views=(spec,)), width, height, rng(seed))
+    one, two = cut(image, draw, spec), cut(image, draw, spec, "torch")
+    assert (two.dtype, two.shape) == (one.dtype, one.shape)
+    assert two.flags.c_contiguous
+    difference = np.abs(one.astype(int) - two)
+    if how == "bilinear":
+        assert difference.max() <= 1
+    assert difference.mean() < 0.8
+
+
+def test_the_resampler_is_a_setting_of_the_plan(images: ImageList) -> None:
+    plans = [ViewPlan(views=(ViewSpec(size=64),), resampler=name) for name in ("pillow", "torch")]
+    views = [ViewDataset(images, plan, seed=0)[Sample(1, 0, 0)] for plan in plans]
+    assert views[0].crops == views[1].crops
+    image, (draw,) = images.load(1), views[0].crops
+    for plan, view in zip(plans, views, strict=True):
+        np.testing.assert_array_equal(view.pixels[0], cut(image, draw, plan.views[0], plan.resampler))
 
 
 def test_the_whole_view_is_the_squashed_image_and_never_mirrored() -> None:

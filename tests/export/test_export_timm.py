@@ -1,6 +1,7 @@
 """What --to timm writes must load into timm's own models and give the run's features there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,12 +72,12 @@ def test_an_fpn_stays_in_the_run_and_that_is_said(make_run, tmp_path: Path) -> N
 def test_a_wrong_file_is_caught(make_run, tmp_path: Path, monkeypatch, name: str, one: str, two: str) -> None:
     original = target.weight_files
 
-    def swapped(trained):
-        (file,) = original(trained)
+    def swapped(trained, options):
+        (file,) = original(trained, options)
         file.tensors.update({one: file.tensors[two], two: file.tensors[one]})
         return [file]
 
-    monkeypatch.setattr("regionssl.verbs.export.TARGETS", {"timm": swapped})
+    monkeypatch.setattr("regionssl.verbs.export.TARGETS", {"timm": replace(target.TARGET, files=swapped)})
     with pytest.raises(InputError, match="do not give the run's features"):
         export(make_run(name), "timm", tmp_path / "b.safetensors")
     assert not list(tmp_path.glob("b.*"))

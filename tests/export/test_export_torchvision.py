@@ -19,6 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from regionssl import InputError, export, load_backbone
 from regionssl.export import torchvision as target
 from regionssl.export import torchvision_fpn
+from regionssl.export.resnets import RESNETS, stride_style
 from regionssl.export.run_weights import part, read_tensors
 from regionssl.export.target import read_trained
 from regionssl.export.torchvision import load_into_detector
@@ -56,7 +57,7 @@ def changed(before: dict[str, torch.Tensor], module: nn.Module) -> set[str]:
     return {key for key, tensor in module.state_dict().items() if not torch.equal(tensor, before[key])}
 
 
-@pytest.mark.parametrize("name", target.ARCHITECTURES)
+@pytest.mark.parametrize("name", RESNETS)
 def test_names_and_shapes_are_torchvisions(name: str) -> None:
     """timm's tensors of each supported ResNet are torchvision's, and so are strides, groups and dilations."""
     with torch.device("meta"):
@@ -103,7 +104,7 @@ def test_the_card_says_what_a_user_must_know(exported) -> None:
     fpn = json.loads(exported.out.with_name("r18.fpn.json").read_text())
     assert set(fpn["check"]["maps"]) == {"p3", "p4"}
     assert fpn["not_in_file"] == ["inner_blocks.0", "layer_blocks.0", "layer_blocks.3"]
-    assert target.stride_style("resnet50") == "stride in the 3x3 convolution (v1.5)"
+    assert stride_style("resnet50") == "stride in the 3x3 convolution (v1.5)"
 
 
 @pytest.mark.parametrize("norm_layer", [nn.BatchNorm2d, FrozenBatchNorm2d])

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from regionssl import InputError, export
 from regionssl.export.run_weights import CARD, WEIGHTS, digest
 from regionssl.export.target import compare
-from regionssl.verbs.export import images_of
+from regionssl.verbs.export import TARGETS, images_of
 
 
 def test_the_command_line_makes_folders_and_says_what_it_wrote(exported) -> None:
@@ -27,7 +28,14 @@ def test_the_command_line_makes_folders_and_says_what_it_wrote(exported) -> None
     ("to", "name", "words"),
     [
         ("torchvison", "a.safetensors", "did you mean torchvision"),
-        ("detectron2", "a.safetensors", "known: timm, torchvision|did you mean"),
+        ("caffe", "a.safetensors", "known: .*timm.*|did you mean"),
+        ("detectron2", "a.safetensors", r"ends in \.pkl"),
+        ("mmdetection", "a", r"ends in \.pth"),
+        ("ultralytics", "a.json", r"ends in \.pt or \.pth"),
+        ("onnx", "a.json", r"ends in \.onnx"),
+        ("huggingface", "a.safetensors", "is a folder; give a name without the ending"),
+        ("huggingface", "file", "exists, and no export has written it"),
+        ("huggingface", "", "exists, and no export has written it"),
         ("timm", "", "is a folder; give the name of a file"),
         ("timm", "a.pth", r"ends in \.safetensors"),
         ("timm", "a.json", r"ends in \.safetensors"),
@@ -41,6 +49,24 @@ def test_refusals(make_run, tmp_path: Path, to: str, name: str, words: str) -> N
     with pytest.raises(InputError, match=words):
         export(run, to, tmp_path / name)
     assert sorted(set(tmp_path.rglob("*")) - {run, run / CARD, run / WEIGHTS}) == before
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "given", "words"),
+    [
+        ("timm", "a.safetensors", {"bgr": True}, "--bgr goes with detectron2, mmdetection, and this is --to timm"),
+        ("onnx", "a.onnx", {"no_fpn": True}, "--no-fpn goes with torchvision, detectron2, mmdetection"),
+        ("timm", "a.safetensors", {"config": ["coco_fpn_1x"]}, "--config goes with detectron2, mmdetection"),
+        ("detectron2", "a.pkl", {"config": ["coco_fpn_1"]}, "did you mean coco_fpn_1x"),
+        ("mmdetection", "a.pth", {"config": ["coco_keypoints"]}, "no such config for mmdetection"),
+        ("detectron2", "a.pkl", {"config": ["coco_c4_1x"]}, "a C4 head is a stage of detectron2's bottleneck ResNets"),
+    ],
+)
+def test_options_that_do_not_fit(make_run, tmp_path: Path, to: str, name: str, given: dict, words: str) -> None:
+    run = make_run("resnet18")
+    with pytest.raises(InputError, match=words):
+        export(run, to, tmp_path / name, **given)
+    assert not list(tmp_path.glob("a*"))
 
 
 def test_runs_that_cannot_be_exported(make_run, tmp_path: Path) -> None:
@@ -121,7 +147,9 @@ def test_a_full_disk_leaves_the_earlier_export(make_run, tmp_path: Path, monkeyp
         path.write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr("regionssl.verbs.export.save_tensors", full)
+    files = TARGETS["timm"].files
+    broken = replace(TARGETS["timm"], files=lambda *given: [replace(file, write=full) for file in files(*given)])
+    monkeypatch.setitem(TARGETS, "timm", broken)
     with pytest.raises(InputError, match=r"cannot write .*No space left"):
         export(run, "timm", out)
     assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before

@@ -10,11 +10,11 @@ from PIL import Image
 
 from regionssl.errors import InputError
 from regionssl.regions.annotations import CocoObjects, LabelledObjects, at_size, read_objects
-from regionssl.regions.build_store import Share, complete, fill, prepare
 from regionssl.regions.kinds import CocoBoxes, CocoMasks, Windows
 from regionssl.regions.sources import Labels
-from regionssl.regions.store import Content, Manifest, Store, hash_names
 from regionssl.regions.summary import best_box_overlaps, best_mask_overlaps, boundary_hits, lines, summarise
+from regionssl.stores.build import Share, complete, fill, prepare
+from regionssl.stores.store import Content, Manifest, Store, hash_names
 
 WIDTH, HEIGHT = 12, 8
 MASK = np.zeros((HEIGHT, WIDTH), bool)

@@ -27,7 +27,7 @@ from regionssl.errors import InputError
 from regionssl.methods.byol import Byol
 from regionssl.regions.correspondence import CorrespondenceConfig, Correspondences
 from regionssl.regions.proposals import ProposalFilter, filter_proposals
-from regionssl.regions.store import open_store
+from regionssl.stores.store import open_store
 from regionssl.verbs.correspond import FILE, correspond
 from regionssl.verbs.correspond_work import NetworkSource
 from regionssl.verbs.features import centre_view, warp

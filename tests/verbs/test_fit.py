@@ -24,8 +24,8 @@ def job(scenes: Path, tmp_path: Path, micro_batch: int | None = None, devices: i
 def test_a_trial_takes_the_share_of_one_process_and_keeps_nothing(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, seen, load = job(scenes, tmp_path, devices=2), [], ImageList.load
-    monkeypatch.setattr(ImageList, "load", lambda self, i: seen.append(i) or load(self, i))
+    whole, seen, read = job(scenes, tmp_path, devices=2), [], ImageList.read
+    monkeypatch.setattr(ImageList, "read", lambda self, i: seen.append(i) or read(self, i))
     assert take_step(whole) == 0.0
     assert len(seen) == whole.config.training.batch_size // 2
     assert not list(tmp_path.iterdir())

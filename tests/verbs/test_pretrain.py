@@ -87,7 +87,7 @@ def test_a_part_of_the_maps_loads_too(finished: Path) -> None:
 def test_maps_beyond_the_trained_stages_are_refused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shallow = {key: value for key, value in run_weights.read_tensors(finished).items() if "layer4" not in key}
     monkeypatch.setattr(run_weights, "read_tensors", lambda run: shallow)
-    with pytest.raises(InputError, match=r"has no weights for layer4\.0\.bn1\.bias and \d+ more"):
+    with pytest.raises(InputError, match="has no weights for layer4: its method trained fewer stages"):
         load_backbone(finished)
     assert load_backbone(finished, ("c4",))(torch.zeros(1, 3, 64, 64)).keys() == {"c4"}
 

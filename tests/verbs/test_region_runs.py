@@ -13,7 +13,7 @@ from regionssl import InputError, pretrain, show
 from regionssl.data.images import ImageList
 from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint
 from regionssl.engine.log import read_log
-from regionssl.regions.store import open_store
+from regionssl.stores.store import open_store
 from regionssl.verbs.regions import find_regions
 
 SETTINGS = [

@@ -20,7 +20,7 @@ from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD
 from regionssl.data.scenes import write_scenes
 from regionssl.errors import InputError
 from regionssl.regions.sources import SourceConfig, make_source
-from regionssl.regions.store import open_store
+from regionssl.stores.store import open_store
 from regionssl.verbs.regions import find_regions
 from regionssl.verbs.run_folder import write_weights
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from regionssl import InputError, pretrain, show
+from regionssl.backbones.encoder import Encoder, EncoderConfig
 from regionssl.build import load_config
 from regionssl.data.images import ImageList
 from regionssl.data.loader import EpochPlan, StepSampler, make_loader
@@ -164,3 +165,21 @@ def test_what_cannot_be_shown_is_refused(run: Path, scenes: Path, tmp_path: Path
     with pytest.raises(InputError, match="cannot make the folder"):
         show(scenes, tmp_path / "file", recipe=TINY)
     assert not out.exists()
+
+
+def test_a_file_of_weights_is_shown_on_images(scenes: Path, tmp_path: Path) -> None:
+    encoder = Encoder(EncoderConfig(name="test_resnet"), size=64)
+    prefixed = {f"module.encoder_q.{key}": value for key, value in encoder.body.state_dict().items()}
+    file = tmp_path / "checkpoint_0199.pth.tar"
+    torch.save({"state_dict": prefixed, "epoch": 200}, file)
+    out = tmp_path / "pictures"
+    show(file, out, data=scenes, backbone="test_resnet", samples=2)
+    assert set(sizes(out)) == {"features.png"}
+    with pytest.raises(InputError, match="name images to show it on: --data IMAGES"):
+        show(file, out, backbone="test_resnet")
+    with pytest.raises(InputError, match="does not say which backbone it is for"):
+        show(file, out, data=scenes)
+    with pytest.raises(InputError, match="leave --recipe, --size and --set out"):
+        show(file, out, data=scenes, backbone="test_resnet", size=64)
+    with pytest.raises(InputError, match="--backbone goes with a file of weights"):
+        show(scenes, out, backbone="test_resnet")

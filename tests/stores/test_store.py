@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from regionssl.errors import InputError
-from regionssl.regions.build_store import Share, complete, fill, prepare, unfinished
-from regionssl.regions.shards import DamagedShard, code, decode, read_digests, read_row, read_shard, write_shard
-from regionssl.regions.store import Manifest, Store, check_contents, hash_names, open_store
+from regionssl.stores.build import Share, complete, fill, prepare, unfinished
+from regionssl.stores.shards import DamagedShard, code, decode, read_digests, read_row, read_shard, write_shard
+from regionssl.stores.store import Manifest, Store, check_contents, hash_names, open_store
 
 NAMES = [f"{i:03d}.jpg" for i in range(70)]  # 18 shards of 4 images
 MANIFEST = Manifest("labels", {"kind": "slic", "segments": 9}, hash_names(NAMES), len(NAMES))
@@ -259,7 +259,7 @@ def test_a_store_of_something_else_is_not_read(whole: Path, tmp_path: Path) -> N
         open_store(whole, "print0", "boxes")
     with pytest.raises(InputError, match=r"(?s)other settings.*segments: 9 -> 10"):
         open_store(whole, "print0", "labels", {"kind": "slic", "segments": 10})
-    with pytest.raises(InputError, match="not a store of regions"):
+    with pytest.raises(InputError, match="is not a store: it has no"):
         open_store(tmp_path, None)
 
 

@@ -1,7 +1,7 @@
-"""Arrays of images kept on disk: label maps, boxes or features, by the content of the images and the settings.
+"""What is kept of images on disk: label maps, boxes, features or smaller copies, by their content and the settings.
 
-A store is a folder: ``store.json`` says what it holds, ``shards/`` holds the arrays (:mod:`regionssl.regions.shards`),
-``complete.json`` appears when all of them are there. :mod:`regionssl.regions.build_store` fills it.
+A store is a folder: ``store.json`` says what it holds, ``shards/`` holds it (:mod:`regionssl.stores.shards`),
+``complete.json`` appears when all of it is there. :mod:`regionssl.stores.build` fills it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from PIL import Image
 
 from regionssl.config import differences
 from regionssl.errors import InputError
-from regionssl.regions.shards import DamagedShard, read_digests, read_row
+from regionssl.stores.shards import DamagedShard, read_digests, read_row
 
 FORMAT = "regionssl store 1"
 MANIFEST, COMPLETE, CHECKED = "store.json", "complete.json", "checked.json"
 LARGEST_SHARD, FEWEST_SHARDS = 64, 16
 
-Content = Literal["labels", "boxes", "features", "neighbours", "pairs"]
+Content = Literal["labels", "boxes", "features", "neighbours", "pairs", "images"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Manifest:
     Attributes:
         content: "labels" are (h, w) integer maps that cover the image; "boxes" are (B, 4), left, top, width and height
             in whole image pixels; "features" are float arrays; "neighbours" (K,) are positions of other images;
-            "pairs" (K, n, 8) are boxes of the image and of each of its neighbours.
+            "pairs" (K, n, 8) are boxes of the image and of each of its neighbours; "images" are image files
+            (:mod:`regionssl.data.packs`).
         settings: plain values that decide the arrays, beside the images.
         names: hash of the names of the images, in order.
         images: their number.
@@ -198,7 +199,7 @@ def read_manifest(folder: Path) -> Manifest:
         InputError: ``folder`` is not a store.
     """
     if not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder} is not a store of regions: it has no {MANIFEST}; make one with: regionssl regions")
+        raise InputError(f"{folder} is not a store: it has no {MANIFEST}; make one with: regionssl regions")
     plain = read_json(folder / MANIFEST)
     if plain.pop("format", None) != FORMAT:
         raise InputError(f"{folder / MANIFEST} is not of the format {FORMAT!r}; make a new store")

@@ -1,8 +1,9 @@
-"""One file with the arrays of some hundred images: compressed, checked, and readable at random.
+"""One file with the arrays or files of some hundred images: checked, and readable at random.
 
 Layout, little endian: magic (8 bytes), number of rows (4), CRC-32 of the index (4), the index, the contents. A row of
 the index is the digest of the image (16), offset and length of its content (8 and 8), CRC-32 of the content (4) and its
-coding (4): 0 no array, 1 a ``.npy`` file as it is, 2 the same deflated. Equal arrays give equal bytes.
+coding (4): 0 nothing, 1 a ``.npy`` file as it is, 2 the same deflated, 3 the bytes of an image file. Equal rows give
+equal bytes.
 """
 
 from __future__ import annotations
@@ -20,21 +21,23 @@ import numpy as np
 _MAGIC = b"RGNSSL01"
 _HEAD = struct.Struct("<8sII")
 _ROW = np.dtype([("digest", "S16"), ("offset", "<u8"), ("length", "<u8"), ("crc", "<u4"), ("coding", "<u4")])
-_NOTHING, _PLAIN, _DEFLATED = range(3)
+NOTHING, _PLAIN, _DEFLATED, _FILE = range(4)
 
 Coded = tuple[int, bytes]
-"""The coding of an array, and its bytes."""
+"""The coding of a row, and its bytes."""
 
 
 class DamagedShard(Exception):
     """A shard that is missing, cut short, or whose bytes are not those that were written; the message says which."""
 
 
-def code(array: np.ndarray | None) -> Coded:
-    """An array, or None, as it is written. Integers are deflated in the narrowest type that holds them."""
-    if array is None:
-        return _NOTHING, b""
-    narrow = _narrow(array)
+def code(item: np.ndarray | bytes | None) -> Coded:
+    """An array, a file or None as it is written. Integers are deflated in the narrowest type that holds them."""
+    if item is None:
+        return NOTHING, b""
+    if isinstance(item, bytes):
+        return _FILE, item
+    narrow = _narrow(item)
     file = io.BytesIO()
     np.save(file, np.ascontiguousarray(narrow), allow_pickle=False)
     if narrow.dtype.kind == "f":
@@ -43,9 +46,9 @@ def code(array: np.ndarray | None) -> Coded:
 
 
 def decode(coded: Coded) -> np.ndarray | None:
-    """What :func:`code` was given, integers perhaps in a narrower type."""
+    """The array that :func:`code` was given, integers perhaps in a narrower type."""
     coding, content = coded
-    if coding == _NOTHING:
+    if coding == NOTHING:
         return None
     array: np.ndarray = np.load(io.BytesIO(content if coding == _PLAIN else zlib.decompress(content)))
     return array
@@ -62,7 +65,7 @@ def write_shard(path: Path, rows: Sequence[tuple[bytes, Coded]]) -> None:
     """Write a shard whole or not at all.
 
     Args:
-        rows: digest (16 bytes) and coded array of each image.
+        rows: digest (16 bytes) and coded content of each image.
     """
     index = np.zeros(len(rows), _ROW)
     offset = _HEAD.size + index.nbytes
@@ -116,15 +119,28 @@ def read_shard(path: Path) -> list[tuple[bytes, Coded]]:
 
 
 def read_digests(path: Path) -> list[bytes]:
-    """The digests of a shard's rows; the contents are not looked at.
+    """The digests of a shard's rows.
 
     Raises:
-        DamagedShard: it is missing, or its index is damaged.
+        DamagedShard: as :func:`read_index`.
+    """
+    return [_digest(entry) for entry in read_index(path)]
+
+
+def read_index(path: Path) -> np.ndarray:
+    """The index of a shard, (rows,) with the fields of the layout above; the contents are not looked at.
+
+    Raises:
+        DamagedShard: it is missing, cut short, or its index is damaged.
     """
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD.size)
-            return [_digest(entry) for entry in _index(path, head + file.read(_HEAD.unpack(head)[1] * _ROW.itemsize))]
+            index = _index(path, head + file.read(_HEAD.unpack(head)[1] * _ROW.itemsize))
+            ends = index["offset"] + index["length"]
+            if len(index) and file.seek(0, os.SEEK_END) < ends.max():
+                raise DamagedShard(f"{path} is cut short")
+            return index
     except (OSError, ValueError, struct.error) as error:
         raise DamagedShard(f"{path} cannot be read: {error}") from error
 
@@ -141,9 +157,18 @@ def _digest(entry: np.void) -> bytes:
     return bytes(entry["digest"]).ljust(16, b"\0")  # NumPy drops zeros at the end
 
 
-def _checked(path: Path, entry: np.void, content: bytes) -> Coded:
+def check_content(path: Path, entry: np.void, content: bytes) -> None:
+    """See that the content of a row is what its row of the index says.
+
+    Raises:
+        DamagedShard: it is not.
+    """
     if len(content) != entry["length"] or zlib.crc32(content) != entry["crc"]:
         raise DamagedShard(f"{path} is damaged: the bytes of a row are not those that were written")
+
+
+def _checked(path: Path, entry: np.void, content: bytes) -> Coded:
+    check_content(path, entry, content)
     return int(entry["coding"]), content
 
 

@@ -18,12 +18,12 @@ import torch
 
 from regionssl.config import differences
 from regionssl.errors import InputError
-from regionssl.regions.shards import Coded, DamagedShard, code, read_shard, write_shard
-from regionssl.regions.store import COMPLETE, MANIFEST, Manifest, Store, read_manifest, write_json
+from regionssl.stores.shards import Coded, DamagedShard, code, read_shard, write_shard
+from regionssl.stores.store import COMPLETE, MANIFEST, Manifest, Store, read_manifest, write_json
 
 
 class Work(Protocol):
-    """Makes the arrays of a store. It is sent to worker processes, so it must be picklable."""
+    """Makes the arrays or files of a store. It is sent to worker processes, so it must be picklable."""
 
     @property
     def forks(self) -> bool:
@@ -38,8 +38,8 @@ class Work(Protocol):
     def digest(self, i: int) -> bytes:
         """16 bytes that change when image ``i`` does."""
 
-    def make(self, positions: Sequence[int]) -> Iterator[np.ndarray | None]:
-        """The arrays of the images at ``positions``, in that order; None for an image that cannot be read."""
+    def make(self, positions: Sequence[int]) -> Iterator[np.ndarray | bytes | None]:
+        """What is kept of the images at ``positions``, in that order; None for an image that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,8 @@ def fill_share(store: Store, work: Work, part: int, parts: int, number: int, don
             work.start(number)
             started = True
         made = {}
-        for i, array in zip(missing, work.make(missing), strict=True):
-            made[i] = code(array)
+        for i, item in zip(missing, work.make(missing), strict=True):
+            made[i] = code(item)
             done(1, 1)
         coded = [made[i] if one is None else one for i, one in zip(rows, found, strict=True)]
         write_shard(store.shard(shard), list(zip(digests, coded, strict=True)))

@@ -1,0 +1,63 @@
+"""Everything that `make bench` measures on a CPU, in under twenty minutes on two cores, with nothing else running.
+
+    python -m benchmarks.cpu [--only end_to_end peers] [--out benchmarks/cpu.json]
+
+Each part is a module of its own that can be run alone; the JSON holds all tables and is what docs/results.md quotes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import colours, end_to_end, growth, input, methods, peers, region_parts, scale, stage2
+from benchmarks.results import facts, in_new_process, show, write_json
+
+Tables = dict[str, list[dict[str, Any]]]
+
+
+def input_rows() -> list[dict[str, Any]]:
+    return [{"way": name, **row} for name, row in input.measure(input.Options()).items()]
+
+
+PARTS: dict[str, Callable[[], Tables]] = {
+    "input": lambda: {"input, one core": in_new_process(input_rows)},
+    "colours": lambda: {"colours of two views": in_new_process(colours.rows, "cpu")},
+    "end_to_end": lambda: {"end to end against the step alone": end_to_end.rows("cpu")},
+    "peers": lambda: {"beside lightly, images per second": peers.rows("cpu")},
+    "methods": lambda: {"what regions cost": methods.rows(methods.Setting(steps=3, warm_up=1))},
+    "region_parts": region_parts.tables,
+    "stage2": lambda: {
+        "stage 2 of ORL, by part": in_new_process(stage2.parts, "cpu"),
+        "nearest images": in_new_process(stage2.search, "cpu"),
+    },
+    "scale": lambda: {"one and two processes": scale.throughput(), "sent at a step": scale.volumes()},
+    "growth": lambda: {"growth": in_new_process(growth.rows)},
+}
+
+
+def run(parts: dict[str, Callable[[], Tables]], device: str, out: Path) -> None:
+    """Measure parts one after the other; the file is written after each."""
+    found: Tables = {}
+    began = time.perf_counter()
+    for part in parts.values():
+        for title, rows in part().items():
+            found[title] = rows
+            show(title, rows)
+        write_json(out, facts(device), {"minutes": (time.perf_counter() - began) / 60, "tables": found})
+    print(f"{(time.perf_counter() - began) / 60:.1f} minutes; written to {out}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/cpu.json"))
+    options = parser.parse_args()
+    run({name: PARTS[name] for name in options.only}, "cpu", options.out)
+
+
+if __name__ == "__main__":
+    main()
