@@ -18,7 +18,7 @@ from regionssl.geometry import Crops, mirror_ranges, overlap_ratio
 Draws = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(image, box, attempt), int64 that broadcast to a shape -> (draws of an attempt, *shape) float64 in [0, 1)."""
 
-_CANDIDATES = 256  # boxes that a round tries, over all its images
+_CANDIDATES = 128  # boxes that a round tries, over all its images
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def choose_diverse(
         images, box = images[unsettled], failing[unsettled].argmax(-1)
         if not len(images):
             return chosen
-        more = np.arange(1, 2 + max(1, _CANDIDATES // len(images)))
+        more = np.arange(1, 2 + min(attempts, _CANDIDATES // len(images)))
         attempt = np.minimum(tried[images, box][:, None] + more, attempts - 1)
         part, uniform = canvas[images], draws(images[:, None], box[:, None], attempt)
         new = part.place(*on_canvas(part.extent, uniform, min_size, grid), 0)
