@@ -80,6 +80,7 @@ def random_views(images: int, size: int = 224) -> tuple[Crops, Crops]:
 
 def sampler_rows(batches: Sequence[int] = (64, 256), repeats: int = 15) -> list[dict[str, Any]]:
     """SCRL's sampler, ten boxes an image."""
+    torch.set_num_threads(1)
     config, rows = BoxSamplerConfig(), []
     for images in batches:
         first, second = random_views(images)
@@ -107,6 +108,7 @@ def k_means_rows(repeats: int = 5) -> list[dict[str, Any]]:
     """R2O's clustering of 32 images: 100 superpixels and c4 of ResNet-18, or 30 as in the small recipe."""
     from sklearn.cluster import KMeans, kmeans_plusplus
 
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # scikit-learn says that the rounds it was given ended
     table = []
     for groups, rows, clusters in (
@@ -191,11 +193,10 @@ def logits_rows(repeats: int = 3) -> list[dict[str, Any]]:
 
 
 def tables(repeats: int = 5) -> dict[str, list[dict[str, Any]]]:
-    """All three parts."""
-    torch.set_num_threads(1)
+    """All three parts, in processes of their own."""
     return {
-        "boxes": sampler_rows(repeats=3 * repeats),
-        "k_means": k_means_rows(repeats),
+        "boxes": in_new_process(sampler_rows, (64, 256), 3 * repeats),
+        "k_means": in_new_process(k_means_rows, repeats),
         "logits": logits_rows(min(repeats, 3)),
     }
 

@@ -116,27 +116,35 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), torch.zeros_like(union))
 
 
-def mirror_ranges(
-    ranges: tuple[np.ndarray, np.ndarray], flip: np.ndarray, size: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`mirror` for NumPy: low and high ends (2, N, K) of boxes along x and y, ``flip`` (N, 1)."""
-    low, high = ranges
-    mirrored = size - high[0], size - low[0]
-    low[0], high[0] = np.where(flip, mirrored[0], low[0]), np.where(flip, mirrored[1], high[0])
-    return low, high
+def mirror_ranges(boxes: np.ndarray, flip: np.ndarray, size: float) -> np.ndarray:
+    """:func:`mirror` for NumPy: (2, 2, N, K) low and high ends of boxes along x and y, ``flip`` (N, 1); in place."""
+    boxes[:, 0] = np.where(flip, size - boxes[::-1, 0], boxes[:, 0])
+    return boxes
 
 
 def overlap_ratio(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """:func:`iou` for NumPy, in the same order of operations: (2, 2, ...) low and high ends of boxes along x and y."""
-    shared = _area_of(np.minimum(first[1], second[1]) - np.maximum(first[0], second[0]))
-    union = _area_of(first[1] - first[0]) + _area_of(second[1] - second[0]) - shared
-    return shared / np.maximum(union, np.finfo(np.float64).tiny)
+    shared, down = (_shared_side(first[:, axis], second[:, axis]) for axis in (0, 1))
+    shared *= down
+    union = _area_of(first) + _area_of(second)
+    union -= shared
+    shared /= np.maximum(union, np.finfo(np.float64).tiny, out=union)
+    return shared
 
 
-def _area_of(extent: np.ndarray) -> np.ndarray:
-    """:func:`area` for NumPy: extents (2, ...) along x and y."""
-    sides = np.maximum(extent, 0)
-    return sides[0] * sides[1]
+def _shared_side(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Length of what two ranges (2, ...) share on an axis; written over itself, since new memory costs as much."""
+    length = np.minimum(first[1], second[1])
+    length -= np.maximum(first[0], second[0])
+    clipped: np.ndarray = np.maximum(length, 0, out=length)
+    return clipped
+
+
+def _area_of(boxes: np.ndarray) -> np.ndarray:
+    """:func:`area` for NumPy: (2, 2, ...) low and high ends along x and y."""
+    sides = np.maximum(boxes[1] - boxes[0], 0)
+    product: np.ndarray = sides[0] * sides[1]
+    return product
 
 
 def corners(boxes: Tensor) -> Tensor:

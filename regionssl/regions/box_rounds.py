@@ -2,7 +2,8 @@
 
 Only the first attempt of every box is made for all images; then, in rounds, further attempts of the first failing box
 of each image that still has one. Arrays of a few thousand numbers are NumPy's ground: torch takes several times as long
-for each operation on them. Coordinates come first: (2, images, boxes) are x and y.
+for each operation on them. Coordinates come first: (2, images, boxes) are x and y, (2, 2, images, boxes) low and high
+ends of both.
 """
 
 from __future__ import annotations
@@ -17,10 +18,7 @@ from regionssl.geometry import Crops, mirror_ranges, overlap_ratio
 Draws = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(image, box, attempt), int64 that broadcast to a shape -> (draws of an attempt, *shape) float64 in [0, 1)."""
 
-Ranges = tuple[np.ndarray, np.ndarray]
-"""Low and high ends (2, ...) along x and y."""
-
-_CANDIDATES = 256  # boxes that a round tries, over all its images
+_CANDIDATES = 128  # boxes that a round tries, over all its images
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,11 @@ class Canvas:
             self.sizes,
         )
 
-    def place(self, corner: np.ndarray, side: np.ndarray, view: int) -> Ranges:
-        """Boxes in pixels of a view, not yet clipped, from corner and side (2, N, K) on the canvas."""
+    def place(self, corner: np.ndarray, side: np.ndarray, view: int) -> np.ndarray:
+        """Boxes (2, 2, N, K) in pixels of a view, not yet clipped, from corner and side (2, N, K) on the canvas."""
         low = corner * self.unit * self.zoom[view] + self.shift[view]
-        return mirror_ranges((low, low + side * self.unit * self.zoom[view]), self.flip[view], self.sizes[view])
+        boxes = np.stack([low, low + side * self.unit * self.zoom[view]])
+        return mirror_ranges(boxes, self.flip[view], self.sizes[view])
 
 
 def shared_canvas(first: Crops, second: Crops, min_size: int) -> tuple[Canvas, np.ndarray]:
@@ -92,33 +91,36 @@ def choose_diverse(
         images: those that have a canvas; the boxes of others are first attempts.
         shape: boxes per image, and attempts.
     """
-    boxes, attempts = shape
-    order = np.arange(boxes)
+    number, attempts = shape
+    order = np.arange(number)
     earlier = order < order[:, None]
     chosen = draws(np.arange(canvas.extent.shape[1])[:, None], order, np.zeros(1, dtype=np.int64))
     if attempts == 1:
         return chosen
-    low, high = canvas.place(*on_canvas(canvas.extent, chosen, min_size, grid), 0)
-    tried = np.zeros(low.shape[1:], dtype=np.int64)
+    boxes = canvas.place(*on_canvas(canvas.extent, chosen, min_size, grid), 0)
     size = canvas.sizes[0]
+    kept = np.minimum(np.maximum(boxes, 0), size)
+    alike: np.ndarray = (overlap_ratio(boxes[..., None], kept[..., None, :]) >= max_iou) & earlier
+    tried = np.zeros(boxes.shape[2:], dtype=np.int64)
     while True:
-        now = np.stack([low[:, images], high[:, images]])
-        kept = np.minimum(np.maximum(now, 0), size)
-        alike = overlap_ratio(now[..., None], kept[..., None, :]) >= max_iou
-        failing = (alike & earlier).any(-1) & (tried[images] < attempts - 1)
+        failing = alike[images].any(-1) & (tried[images] < attempts - 1)
         unsettled = failing.any(-1)
         images, box = images[unsettled], failing[unsettled].argmax(-1)
         if not len(images):
             return chosen
-        more = np.arange(1, 2 + max(1, _CANDIDATES // len(images)))
+        more = np.arange(1, 2 + min(attempts, _CANDIDATES // len(images)))
         attempt = np.minimum(tried[images, box][:, None] + more, attempts - 1)
         part, uniform = canvas[images], draws(images[:, None], box[:, None], attempt)
         new = part.place(*on_canvas(part.extent, uniform, min_size, grid), 0)
-        settled = kept[:, :, unsettled]
-        alike = (overlap_ratio(np.stack(new)[..., None], settled[..., None, :]) >= max_iou) & earlier[box][:, None]
-        accepted = ~alike.any(-1)
+        as_earlier: np.ndarray = overlap_ratio(new[..., None], kept[:, :, images][..., None, :]) >= max_iou
+        as_earlier &= earlier[box][:, None]
+        accepted = np.logical_not(as_earlier.any(-1))
         accepted[:, -1] = True  # if none fits, the next round goes on behind the last of these
         place, rows = accepted.argmax(-1), np.arange(len(images))
         tried[images, box] = attempt[rows, place]
         chosen[:, images, box] = uniform[:, rows, place]
-        low[:, images, box], high[:, images, box] = new[0][:, rows, place], new[1][:, rows, place]
+        boxes[:, :, images, box] = new = new[:, :, rows, place]
+        kept[:, :, images, box] = new = np.minimum(np.maximum(new, 0), size)
+        alike[images, box] = as_earlier[rows, place]
+        alike[images, :, box] = overlap_ratio(boxes[:, :, images], new[..., None]) >= max_iou
+        alike[images] &= earlier

@@ -8,6 +8,7 @@ the boxes are the same to the last bit.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,11 @@ from regionssl import counted, geometry
 from regionssl.config import Config
 from regionssl.counted import Stream
 from regionssl.geometry import Crops
-from regionssl.regions.box_rounds import Draws, Ranges, choose_diverse, on_canvas, shared_canvas
+from regionssl.regions.box_rounds import Draws, choose_diverse, on_canvas, shared_canvas
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+_DUMMY = (0.0, 0.0, 1.0, 1.0)
 
 
 class BoxSamplerConfig(Config):
@@ -106,10 +111,27 @@ def _sample_in_rounds(config: BoxSamplerConfig, first: Crops, second: Crops, dra
     images = np.flatnonzero(valid)
     chosen = choose_diverse(canvas, images, draws, shape, config.max_iou, config.min_size, config.grid)
     corner, side = on_canvas(canvas.extent, chosen, config.min_size, config.grid)
-    kept, partner = (_boxes(canvas.place(corner, side, view)) for view in (0, 1))
+    kept, partner = (canvas.place(corner, side, view) for view in (0, 1))
     if config.jitter:
-        partner = _jitter(partner, _factors(config, torch.from_numpy(np.moveaxis(chosen[-4:], 0, -1))))
-    return _usable(kept, partner, torch.from_numpy(valid), first, second)
+        partner = _jittered(config, partner, chosen[-4:])
+    boxes = (_usable_boxes(kept, valid, first.size), _usable_boxes(partner, valid, second.size))
+    return BoxPairs(*boxes, torch.from_numpy(valid))
+
+
+def _usable_boxes(ranges: np.ndarray, valid: np.ndarray, size: int) -> Tensor:
+    """Low and high ends (2, 2, N, K) as boxes (N, K, 4), clipped, with the dummy for images without an overlap."""
+    clipped = np.minimum(np.maximum(ranges, 0, out=ranges), size, out=ranges)
+    boxes = np.ascontiguousarray(np.moveaxis(clipped.reshape(4, *ranges.shape[2:]), 0, -1))
+    boxes[~valid] = _DUMMY
+    return torch.from_numpy(boxes)
+
+
+def _jittered(config: BoxSamplerConfig, ranges: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """:func:`_jitter` of low and high ends (2, 2, N, K), with draws (4, N, K)."""
+    factors = _factors(config, uniform)
+    side = ranges[1] - ranges[0]
+    low = ranges[0] + side * (factors[:2] - 1)
+    return np.stack([low, low + side * factors[2:]])
 
 
 def sample_at_once(config: BoxSamplerConfig, first: Crops, second: Crops, uniform: Tensor) -> BoxPairs:
@@ -127,14 +149,8 @@ def sample_at_once(config: BoxSamplerConfig, first: Crops, second: Crops, unifor
     corner, side, draws = (_pick(values, chosen) for values in (corner, side, uniform))
     partner = _place(corner[:, :, None], side[:, :, None], overlap, coarser, second)[:, :, 0]
     if config.jitter:
-        partner = _jitter(partner, _factors(config, draws))
-    return _usable(kept, partner, valid, first, second)
-
-
-def _usable(kept: Tensor, partner: Tensor, valid: Tensor, first: Crops, second: Crops) -> BoxPairs:
-    """Boxes (N, K, 4) of both views clipped to them, with the dummy for images without an overlap."""
-    dummy = kept.new_tensor([0.0, 0.0, 1.0, 1.0])
-    usable = valid[:, None, None]
+        partner = _jitter(partner, _factors(config, draws[..., -4:]))
+    usable, dummy = valid[:, None, None], kept.new_tensor(_DUMMY)
     return BoxPairs(
         torch.where(usable, geometry.clip(kept, first.size), dummy),
         torch.where(usable, geometry.clip(partner, second.size), dummy),
@@ -142,15 +158,10 @@ def _usable(kept: Tensor, partner: Tensor, valid: Tensor, first: Crops, second: 
     )
 
 
-def _boxes(ranges: Ranges) -> Tensor:
-    """Low and high ends (2, N, K) as boxes (N, K, 4)."""
-    return torch.from_numpy(np.moveaxis(np.concatenate(ranges), 0, -1).copy())
-
-
-def _factors(config: BoxSamplerConfig, draws: Tensor) -> Tensor:
-    """The jitter factors (N, K, 4) in the last four of the draws."""
+def _factors(config: BoxSamplerConfig, uniform: Array) -> Array:
+    """The jitter factors of the last four draws."""
     least, most = 1 - config.jitter, 1 + config.jitter
-    return least + (most - least) * draws[..., -4:]
+    return least + (most - least) * uniform
 
 
 def _draw(config: BoxSamplerConfig, canvas: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
