@@ -27,11 +27,17 @@ MAIN_VARIANTS = ("moco", "byol", "resim_fpn", "scrl", "plrc_R", "r2o_clean", "or
 """One variant of each method."""
 
 
-def trainer_of(variant: str, scenes: Path, seed: int = 0, steps: int = 200, every: int = 2) -> Trainer:
-    """A run of a variant that is healthy at 8 images a step, on the CPU, ready to start."""
+def trainer_of(
+    variant: str, scenes: Path, seed: int = 0, steps: int = 200, every: int = 2, slow: bool = False
+) -> Trainer:
+    """A run of a variant that is healthy at 8 images a step, on the CPU, ready to start.
+
+    Args:
+        slow: with a target that follows slowly, whatever the method.
+    """
     config = config_of(variant)
     # the regressing methods learn within 100 steps from a target that follows fast; the contrasting ones from slow keys
-    peak, momentum = (0.02, 0.99) if hasattr(config.method, "queue") else (0.05, 0.9)
+    peak, momentum = (0.02, 0.99) if slow or hasattr(config.method, "queue") else (0.05, 0.9)
     update = {"batch_size": 8, "steps": steps, "seed": seed, "precision": "fp32", "workers": 0, "log_every": every}
     config = config.model_copy(
         update={

@@ -123,8 +123,8 @@ def pair_measures(
     Returns:
         Scalars ``health/KIND_...``: ``online_std`` and ``target_std`` (:func:`feature_std`), ``online_rank`` and
         ``target_rank`` (:func:`_spread`), ``positive`` and ``negative``: the mean cosine of a pair, and of online rows
-        with target rows of other images; ``elsewhere``, if r > 1, with the target's other rows of the same image; of a
-        twin also ``slow_positive``, ``slow_negative`` and ``slow_elsewhere``: the same of its rows with the target's.
+        with the target's row of that number in other images; ``elsewhere``, if r > 1, with its other rows of the same
+        image; of a twin also ``slow_positive``, ``slow_negative``, ``slow_elsewhere``: of its rows with the target's.
     """
     with torch.autocast(online.device.type, enabled=False):
         online, target = unit(online), unit(target)
@@ -142,15 +142,16 @@ def pair_measures(
 def _similarities(first: Tensor, second: Tensor, weight: Tensor) -> dict[str, Tensor]:
     """Mean cosines of unit rows (n, r, D), under weights (n, r) of sum 1; see :func:`pair_measures`."""
     own = weight * (first * second).sum(-1)
-    sums = [(weight[..., None] * rows).sum(1) for rows in (first, second)]
-    within = (sums[0] * sums[1]).sum()
-    squares = weight.sum(1).square().sum()
-    negative = ((sums[0].sum(0) * sums[1].sum(0)).sum() - within) / (1 - squares).clamp(min=1e-6)
-    similarities = {"positive": own.sum(), "negative": negative}
-    if first.shape[1] > 1:
-        others = (squares - weight.square().sum()).clamp(min=1e-6)
-        similarities["elsewhere"] = (within - (weight * own).sum()) / others
-    return similarities
+    weighted = [weight[..., None] * rows for rows in (first, second)]
+    itself, squares = (weight * own).sum(), weight.square().sum()
+
+    def others(dim: int) -> Tensor:
+        """The mean over pairs of different rows along a dimension."""
+        together = (weighted[0].sum(dim) * weighted[1].sum(dim)).sum()
+        return (together - itself) / (weight.sum(dim).square().sum() - squares).clamp(min=1e-9)
+
+    similarities = {"positive": own.sum(), "negative": others(0)}
+    return similarities | ({"elsewhere": others(1)} if first.shape[1] > 1 else {})
 
 
 def _spread(rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

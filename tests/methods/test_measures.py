@@ -26,7 +26,7 @@ def slowly(online: np.ndarray, target: np.ndarray, valid: np.ndarray) -> dict[st
     pairs = {(a, b): online[a] @ target[b] for a in places for b in places}
     found = {
         "positive": np.mean([value for (a, b), value in pairs.items() if a == b]),
-        "negative": np.mean([value for (a, b), value in pairs.items() if a[0] != b[0]]),
+        "negative": np.mean([value for (a, b), value in pairs.items() if a[0] != b[0] and a[1] == b[1]]),
         "elsewhere": np.mean([value for (a, b), value in pairs.items() if a[0] == b[0] and a != b]),
     }
     for side, rows in (("online", online), ("target", target)):
