@@ -180,7 +180,7 @@ def _unlike(history: History, others: str, amber: float, red: float, sentence: s
         if not start.endswith("_slow") and f"{start}_slow{others}" in history.recent[-1]:
             continue  # predictions are judged by what they predict: they are all alike at first
         spread = f"{start.removesuffix('_slow')}_target_std"
-        if spread in history.recent[-1] and history.mean(spread, MANY) < SPREAD:
+        if any(record.get(spread, SPREAD) < SPREAD for record in history.recent):
             continue  # all are alike, as they are for a while in healthy runs of MoCo v2: nothing can be told
         pair, other = history.mean(f"{start}_positive", MANY), history.mean(name, MANY)
         advantage = (pair - other) / max(1 - other, 1e-6)
