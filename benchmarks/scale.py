@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -185,7 +187,7 @@ def throughput(steps: int = 6) -> list[dict[str, Any]]:
             command += ["--recipe", "moco_v2_small", "--size", "128", "--batch-size", str(16 * processes)]
             command += ["--devices", str(processes), "--device", "cpu", "--steps", str(steps), "--workers", "0"]
             command += ["--set", "training.log_every=1"]
-
+            subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
             records = read_log(run / "log.jsonl")[1:]
             speeds.append(sum(record["images_per_second"] for record in records) / len(records))
     one = (speeds[0] + speeds[2]) / 2
