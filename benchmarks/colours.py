@@ -8,11 +8,9 @@ float tensors on the same device; both sides end normalised, and are compared.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from torch import Tensor
 
-from benchmarks.results import facts, show, write_json
+from benchmarks.results import command_line, facts, show, write_json
 from regionssl.data.photometric import (
     BYOL_FIRST,
     BYOL_SECOND,
@@ -106,10 +104,7 @@ def rows(device: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=list(CASES), default="cpu")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = command_line(__doc__, list(CASES)).parse_args()
     found = rows(options.device)
     show("colours of two views", found)
     write_json(options.out, facts(options.device), {"colours": found})

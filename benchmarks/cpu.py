@@ -7,14 +7,13 @@ Each part is a module of its own that can be run alone; the JSON holds all table
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks import colours, end_to_end, growth, input, methods, peers, region_parts, scale, stage2
-from benchmarks.results import facts, in_new_process, show, write_json
+from benchmarks.results import command_line, facts, in_new_process, show, write_json
 
 Tables = dict[str, list[dict[str, Any]]]
 
@@ -39,25 +38,20 @@ PARTS: dict[str, Callable[[], Tables]] = {
 }
 
 
-def run(parts: dict[str, Callable[[], Tables]], device: str, out: Path) -> None:
-    """Measure parts one after the other; the file is written after each."""
+def run(doc: str | None, parts: dict[str, Callable[[], Tables]], device: str) -> None:
+    """Measure the parts that the command line asks for, one after the other; the file is written after each."""
+    parser = command_line(doc, out=Path(f"benchmarks/{'gpu' if device == 'cuda' else device}.json"))
+    parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
+    options = parser.parse_args()
     found: Tables = {}
     began = time.perf_counter()
-    for part in parts.values():
-        for title, rows in part().items():
+    for name in options.only:
+        for title, rows in parts[name]().items():
             found[title] = rows
             show(title, rows)
-        write_json(out, facts(device), {"minutes": (time.perf_counter() - began) / 60, "tables": found})
-    print(f"{(time.perf_counter() - began) / 60:.1f} minutes; written to {out}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/cpu.json"))
-    options = parser.parse_args()
-    run({name: PARTS[name] for name in options.only}, "cpu", options.out)
+        write_json(options.out, facts(device), {"minutes": (time.perf_counter() - began) / 60, "tables": found})
+    print(f"{(time.perf_counter() - began) / 60:.1f} minutes; written to {options.out}")
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, PARTS, "cpu")

@@ -8,7 +8,6 @@ as ImageNet's. The end-to-end part is longer than what the loader has ready when
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from itertools import islice
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import facts, in_new_process, show, write_json
+from benchmarks.results import command_line, facts, in_new_process, show, write_json
 from regionssl.build import load_config
 from regionssl.data.images import find_images, scan
 from regionssl.data.scenes import write_scenes
@@ -93,10 +92,8 @@ def rows(device: str, steps: int = 8) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=list(CASES), default="cpu")
+    parser = command_line(__doc__, list(CASES))
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found = rows(options.device, options.steps)
     show("end to end against the same step on data already on the device", found)

@@ -5,9 +5,7 @@ python -m benchmarks.gpu [--only methods] [--out benchmarks/gpu.json]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 from benchmarks import colours, end_to_end, methods, peers, stage2
 from benchmarks.cpu import Tables, run
@@ -24,13 +22,5 @@ PARTS: dict[str, Callable[[], Tables]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/gpu.json"))
-    options = parser.parse_args()
-    run({name: PARTS[name] for name in options.only}, "cuda", options.out)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, PARTS, "cuda")

@@ -10,17 +10,15 @@ Where a fixed cost is large beside what grows, the exponent is below that of the
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.region_parts import clustered_rows, random_views
-from benchmarks.results import facts, show, write_json
+from benchmarks.results import command_line, facts, show, write_json
 from regionssl.backbones.encoder import Encoder, EncoderConfig
 from regionssl.backbones.pooling import precise_roi_pool, roi_align_pool
 from regionssl.methods.affinity import distillation, teacher_rows
@@ -154,9 +152,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     found = rows()
     show("growth of the time per image", found)
     write_json(options.out, facts("cpu"), {"growth": found})

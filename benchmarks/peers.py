@@ -11,7 +11,6 @@ of the machine shows.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
 import tempfile
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.end_to_end import SIDE, make_trainer, seconds_per_step
-from benchmarks.results import facts, in_new_process, show, write_json
+from benchmarks.results import command_line, facts, in_new_process, show, write_json
 from regionssl.data.scenes import write_scenes
 
 RECIPES = {"moco_v2": "moco_v2_200", "byol": "byol_orl"}
@@ -161,10 +160,8 @@ def rows(device: str, steps: int = 8) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=list(CASES), default="cpu")
+    parser = command_line(__doc__, list(CASES))
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found = rows(options.device, options.steps)
     show("end to end beside lightly, images per second", found)

@@ -12,13 +12,11 @@ Processor time, so that other work on the machine does not count; medians, and t
 
 from __future__ import annotations
 
-import argparse
 import resource
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.published_boxes import PublishedBoxes
-from benchmarks.results import facts, in_new_process, show, write_json
+from benchmarks.results import command_line, facts, in_new_process, show, write_json
 from regionssl import counted
 from regionssl.counted import Stream
 from regionssl.data.views import ViewPlan, ViewSpec, draw_crops
@@ -202,9 +200,8 @@ def tables(repeats: int = 5) -> dict[str, list[dict[str, Any]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found = tables(options.repeats)
     for name, rows in found.items():

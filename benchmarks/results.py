@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import platform
@@ -23,6 +24,15 @@ def in_new_process(function: Callable[..., T], *arguments: Any) -> T:
     """The result of a module's function in a fresh process, so that memory, threads and caches are its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def command_line(doc: str | None, devices: Sequence[str] = (), out: Path | None = None) -> argparse.ArgumentParser:
+    """The options that benchmarks share: where to measure, if there is a choice, and where to write."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if devices:
+        parser.add_argument("--device", choices=list(devices), default=devices[0])
+    parser.add_argument("--out", type=Path, default=out)
+    return parser
 
 
 def facts(device: str) -> dict[str, Any]:

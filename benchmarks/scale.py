@@ -10,7 +10,6 @@ measured, each with one thread, so that two have twice the cores.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import subprocess
@@ -26,7 +25,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.results import facts, in_new_process, show, write_json
+from benchmarks.results import command_line, facts, in_new_process, show, write_json
 from regionssl.build import load_config
 from regionssl.data.images import find_images, scan
 from regionssl.data.scenes import write_scenes
@@ -203,9 +202,7 @@ def throughput(steps: int = 6) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     measured, counted = throughput(), volumes()
     show("one and two processes, measured, images per second", measured)
     show(f"sent by one of {COUNTED} processes at a step of {SHARE} images each, counted; efficiency on paper", counted)

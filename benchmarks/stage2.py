@@ -8,7 +8,6 @@ A second table sets that search against the matrix product that it cannot do wit
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.results import facts, show, write_json
+from benchmarks.results import command_line, facts, show, write_json
 from regionssl.backbones.encoder import EncoderConfig
 from regionssl.build import load_config
 from regionssl.data.images import find_images, scan
@@ -88,10 +87,8 @@ def search(device: str, images: int = 20_000, width: int = 256, block: int = 102
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser = command_line(__doc__, ["cpu", "cuda"])
     parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found, searched = parts(options.device, options.backbone), search(options.device)
     show("stage 2 of ORL, by part", found)

@@ -18,7 +18,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.end_to_end import SIDE, make_trainer
-from benchmarks.results import facts, show, write_json
+from benchmarks.results import command_line, facts, show, write_json
 from regionssl.data.scenes import write_scenes
 
 KINDS = {
@@ -57,14 +57,12 @@ def shares(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, ["cpu", "cuda"])
     parser.add_argument("--recipe", default="moco_v2_small")
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found = shares(options)
     show(f"{options.recipe}, {options.backbone}, {options.size} px, batch {options.batch_size}", found)

@@ -83,6 +83,12 @@ def _below(measure: str, value: float, amber: float, red: float, sentence: str) 
         yield Finding("red" if value < red else "amber", measure.removeprefix(HEALTH), value, sentence)
 
 
+def _low(history: History, suffix: str, amber: float, red: float, sentence: str) -> Iterator[Finding]:
+    """:func:`_below` for the means of all entries whose names end so."""
+    for name in history.ending(suffix):
+        yield from _below(name, history.mean(name), amber, red, sentence)
+
+
 def _above(measure: str, value: float, amber: float, red: float, sentence: str) -> Iterator[Finding]:
     yield from (
         Finding(found.level, found.measure, value, sentence)
@@ -145,14 +151,12 @@ def _collapse(history: History) -> Iterator[Finding]:
         "features of different images have become the same (collapse); a lower learning rate, or a predictor and a "
         "slow network that work, usually mend it"
     )
-    for name in history.ending("_target_std"):
-        yield from _below(name, history.mean(name), 0.1, 0.05, sentence)
+    yield from _low(history, "_target_std", 0.1, 0.05, sentence)
 
 
 def _dimensions(history: History) -> Iterator[Finding]:
     sentence = "features differ along one direction only; a lower learning rate or more varied images usually mend it"
-    for name in history.ending("_target_rank"):
-        yield from _below(name, history.mean(name), 1.3, 1.1, sentence)
+    yield from _low(history, "_target_rank", 1.3, 1.1, sentence)
 
 
 def _pairs(history: History) -> Iterator[Finding]:
@@ -192,16 +196,14 @@ def _coverage(history: History) -> Iterator[Finding]:
         "hardly any region is seen by both views, so the region loss has little to learn from; larger crops "
         "(method.plan.views[].area) or other regions usually mend it"
     )
-    for name in history.ending("valid"):
-        yield from _below(name, history.mean(name), 0.1, 0.02, sentence)
+    yield from _low(history, "valid", 0.1, 0.02, sentence)
 
 
 def _assignments(history: History) -> Iterator[Finding]:
     sentence = (
         "nearly all is assigned to one cluster or prototype; a lower learning rate or fewer clusters usually mend it"
     )
-    for name in history.ending("_entropy"):
-        yield from _below(name, history.mean(name), 0.2, 0.05, sentence)
+    yield from _low(history, "_entropy", 0.2, 0.05, sentence)
 
 
 def _losses(history: History) -> Iterator[Finding]:

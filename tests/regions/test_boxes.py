@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.published_boxes import Box, clipped, overlap_ratio
 from regionssl import counted, geometry
 from regionssl.counted import Stream
 from regionssl.data.views import ViewPlan, ViewSpec, draw_crops
@@ -70,7 +71,6 @@ class GivenUniforms:
 
 
 Source = LegacyNumpy | GivenUniforms
-Box = tuple[float, float, float, float]
 
 
 @dataclass
@@ -139,16 +139,6 @@ class Official:
 
     def diverse(self, candidate: Box, pairs: list[tuple[Box, Box]]) -> bool:
         return max(overlap_ratio(candidate, first) for first, _ in pairs) < self.config.max_iou
-
-
-def overlap_ratio(a: Box, b: Box) -> float:
-    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(w, 0) * max(h, 0)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
-
-
-def clipped(box: Box, size: int) -> Box:
-    return max(0.0, box[0]), max(0.0, box[1]), min(float(size), box[2]), min(float(size), box[3])
 
 
 def official_rows(sampler: Official, t1: np.ndarray, t2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
