@@ -18,12 +18,8 @@ from benchmarks.results import command_line, facts, in_new_process, show, write_
 Tables = dict[str, list[dict[str, Any]]]
 
 
-def input_rows() -> list[dict[str, Any]]:
-    return [{"way": name, **row} for name, row in input.measure(input.Options()).items()]
-
-
 PARTS: dict[str, Callable[[], Tables]] = {
-    "input": lambda: {"input, one core": in_new_process(input_rows)},
+    "input": lambda: {"input, one core": in_new_process(input.rows, input.Options())},
     "colours": lambda: {"colours of two views": in_new_process(colours.rows, "cpu")},
     "end_to_end": lambda: {"end to end against the step alone": end_to_end.rows("cpu")},
     "peers": lambda: {"beside lightly, images per second": peers.rows("cpu")},

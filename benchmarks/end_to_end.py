@@ -17,12 +17,9 @@ from typing import Any
 import torch
 
 from benchmarks.results import command_line, facts, in_new_process, show, write_json
-from regionssl.build import load_config
-from regionssl.data.images import find_images, scan
+from benchmarks.training import trainer_of_case
 from regionssl.data.scenes import write_scenes
-from regionssl.engine.choices import choose_device
 from regionssl.engine.train import Trainer
-from regionssl.verbs.job import build_trainer, launch, make_job
 
 SIDE = 432  # pixels: about as many as 500 x 375
 CASES = {
@@ -32,15 +29,6 @@ CASES = {
     ),
     "cuda": ({"recipe": "moco_v2_200", "backbone": "resnet50", "size": 224, "batch": 256, "target": 0.95},),
 }
-
-
-def make_trainer(pictures: Path, case: dict[str, Any], device: str, settings: dict[str, Any]) -> Trainer:
-    """A trainer of a recipe at its defaults, with the case's backbone, batch and size."""
-    given = {"backbone.name": case["backbone"], "training.batch_size": case["batch"], "training.steps": 10**6}
-    config = load_config(case["recipe"], given | settings, size=case["size"])
-    images, scanned = scan(find_images(pictures))
-    job = make_job(config, images, scanned, pictures, choose_device(device))
-    return build_trainer(job, launch(job))
 
 
 def seconds_per_step(trainer: Trainer, batches: Any) -> float:
@@ -63,7 +51,7 @@ def synchronise(trainer: Trainer) -> None:
 
 def measure(pictures: Path, case: dict[str, Any], device: str, steps: int) -> dict[str, Any]:
     """One row: images per second end to end and at the bound, and their ratio."""
-    trainer = make_trainer(pictures, case, device, {})
+    trainer = trainer_of_case(pictures, case, device, {})
     ready = [batch.to(trainer.fabric.device) for batch in islice(trainer.loader(2), 2)]
     cached = [ready[step % 2] for step in range(max(3, steps // 2))]
     trainer.train_step(ready[0])

@@ -6,32 +6,27 @@ The row of albumentations is left out unless it can be imported. It asks for ano
 ``regionssl[proposals]``; ``pip install --no-deps albumentations==2.0.8 albucore==0.0.24 stringzilla simsimd`` does not.
 
 Processor time per image, files in the page cache, the ways taken in turn in each repeat. Without ``--images`` generated
-JPEGs of 500 x 375 pixels (quality 90) are made. ``measure`` gives the rows to other benchmarks.
+JPEGs of 500 x 375 pixels (quality 90) are made.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, features
-from rich.console import Console
-from rich.table import Table
 from torchvision import transforms
 
+from benchmarks.results import command_line, facts, show, write_json
 from regionssl import counted
 from regionssl.counted import Stream
 from regionssl.data.batch import coloured
@@ -62,15 +57,15 @@ class Options:
     repeats: int = 5
 
 
-def measure(options: Options) -> dict[str, dict[str, float]]:
-    """By name of the way: microseconds of processor time per image (median), their spread (interquartile range over
+def rows(options: Options) -> list[dict[str, Any]]:
+    """By way: microseconds of processor time per image (median), their spread (interquartile range over
     median) and how many times as fast as the classic pipeline it is (median over the repeats)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
             images = options.images or write_photographs(Path(folder) / "images", options.count)
-            return _rows(_interleaved(ways(images, Path(folder)), options))
+            return _figures(_interleaved(ways(images, Path(folder)), options))
     finally:
         torch.set_num_threads(threads)
 
@@ -194,12 +189,13 @@ def _batches(count: int) -> Iterator[range]:
     yield from (range(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
 
 
-def _rows(taken: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    rows = {}
+def _figures(taken: dict[str, list[float]]) -> list[dict[str, Any]]:
+    found = []
     for name, times in taken.items():
         low, middle, high = np.percentile(times, [25, 50, 75])
         ratios = [classic / time for classic, time in zip(taken[CLASSIC], times, strict=True)]
-        rows[name] = {
+        row = {
+            "way": name,
             "microseconds": float(middle),
             "spread": float((high - low) / middle),
             "images_per_second": 1e6 / float(middle),
@@ -207,51 +203,20 @@ def _rows(taken: dict[str, list[float]]) -> dict[str, dict[str, float]]:
         }
         if ALBUMENTATIONS in taken:
             pairs = zip(taken[ALBUMENTATIONS], times, strict=True)
-            rows[name]["times_albumentations"] = statistics.median(other / time for other, time in pairs)
-    return rows
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that were measured."""
-    found = {"libjpeg-turbo": str(features.version("libjpeg_turbo"))}
-    for name in ("torch", "torchvision", "pillow", "albumentations", "opencv-contrib-python-headless", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
+            row["times_albumentations"] = statistics.median(other / time for other, time in pairs)
+        found.append(row)
     return found
 
 
-def table(rows: dict[str, dict[str, float]]) -> Table:
-    """The rows for a person."""
-    shown = Table(title=f"from file to two views of 224 px, one core; {versions()}")
-    for heading in ("way", "µs an image", "spread", "images/s", "x classic", "x albumentations"):
-        shown.add_column(heading, justify="left" if heading == "way" else "right")
-    for name, row in rows.items():
-        other = row.get("times_albumentations")
-        shown.add_row(
-            name,
-            f"{row['microseconds']:,.0f}",
-            f"{row['spread']:.0%}",
-            f"{row['images_per_second']:,.0f}",
-            f"{row['times_classic']:.1f}",
-            "not installed" if other is None else f"{other:.1f}",
-        )
-    return shown
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--images", type=Path, help="folder; generated ones if left out")
     parser.add_argument("--count", type=int, default=Options.count)
     parser.add_argument("--repeats", type=int, default=Options.repeats)
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rows = measure(Options(given.images, given.count, given.repeats))
-    Console(width=130).print(table(rows))
-    if given.out:
-        content: dict[str, Any] = {"system": platform.platform(), "versions": versions(), "rows": rows}
-        given.out.write_text(json.dumps(content, indent=2) + "\n")
+    found = rows(Options(given.images, given.count, given.repeats))
+    show(f"from file to two views of 224 px, one core; libjpeg-turbo {features.version('libjpeg_turbo')}", found)
+    write_json(given.out, facts("cpu"), {"input": found})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import facts, in_new_process, show, write_json
+from benchmarks.training import trainer_of
 from regionssl.build import load_config
-from regionssl.data.images import find_images, scan
+from regionssl.data.images import find_images
 from regionssl.data.scenes import write_scenes
-from regionssl.engine.choices import choose_device
 from regionssl.engine.train import Trainer
 from regionssl.methods.orl import OrlConfig
-from regionssl.verbs.job import build_trainer, launch, make_job
 from regionssl.verbs.regions import find_regions
 
 FAMILIES = {
@@ -111,11 +110,8 @@ def make_trainer(name: str, setting: Setting, folder: Path) -> Trainer:
     if name in ("plrc", "r2o"):
         given |= {"method.source.kind": "store", "method.source.store": str(folder / "regions")}
     config = load_config(RECIPES[setting.recipes][name], given)
-    images, scanned = scan(find_images(folder / "scenes"), cache=folder / "cache")
-    job = make_job(config, images, scanned, folder, choose_device(setting.device))
-    if isinstance(job.config.method, OrlConfig):
-        job = replace(job, patches=made_up_patches(len(images)))
-    return build_trainer(job, launch(job))
+    patches = made_up_patches(len(find_images(folder / "scenes"))) if isinstance(config.method, OrlConfig) else None
+    return trainer_of(config, folder / "scenes", setting.device, patches)
 
 
 def measure(name: str, setting: Setting, folder: Path) -> dict[str, Any]:

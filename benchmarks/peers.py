@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.end_to_end import SIDE, make_trainer, seconds_per_step
+from benchmarks.end_to_end import SIDE, seconds_per_step
 from benchmarks.results import command_line, facts, in_new_process, show, write_json
+from benchmarks.training import trainer_of_case
 from regionssl.data.scenes import write_scenes
 
 RECIPES = {"moco_v2": "moco_v2_200", "byol": "byol_orl"}
@@ -122,7 +123,7 @@ def measure_peer(
 
 def measure_ours(pictures: Path, method: str, case: dict[str, Any], device: str, steps: int) -> dict[str, Any]:
     """Our images per second at our defaults."""
-    trainer = make_trainer(pictures, {**case, "recipe": RECIPES[method]}, device, {})
+    trainer = trainer_of_case(pictures, {**case, "recipe": RECIPES[method]}, device, {})
     buffered = 4 * (trainer.config.workers or 0)
     seconds = seconds_per_step(trainer, islice(trainer.loader(10**6), steps + buffered + 1))
     return {

@@ -17,7 +17,17 @@ from rich.console import Console
 from rich.table import Table
 
 T = TypeVar("T")
-_LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy", "scikit-learn", "lightly", "albumentations")
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "pillow",
+    "numpy",
+    "scikit-learn",
+    "lightly",
+    "albumentations",
+    "opencv-contrib-python-headless",
+)
 
 
 def in_new_process(function: Callable[..., T], *arguments: Any) -> T:

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import command_line, facts, in_new_process, show, write_json
+from benchmarks.training import trainer_of
 from regionssl.build import load_config
-from regionssl.data.images import find_images, scan
 from regionssl.data.scenes import write_scenes
 from regionssl.engine.log import read_log
 from regionssl.methods.base import World
-from regionssl.verbs.job import build_trainer, launch, make_job
 from regionssl.verbs.stages import stand_in
 
 RECIPES = (
@@ -95,10 +94,7 @@ def count(recipe: str, pictures: Path) -> Volume:
     """
     size = {} if recipe != "r2o_imagenet_300" else {"method.source.kind": "grid"}
     config = load_config(recipe, {"training.batch_size": COUNTED * TAKEN, "training.workers": 0, **size})
-    images, scanned = scan(find_images(pictures))
-    job = make_job(config, images, scanned, pictures, torch.device("cpu"), devices=COUNTED)
-    job = replace(job, patches=stand_in(len(images)))
-    trainer = build_trainer(job, launch(replace(job, devices=1)))
+    trainer = trainer_of(config, pictures, patches=stand_in(COUNTED * TAKEN), processes=COUNTED)
     world = Recorder(COUNTED)
     trainer.world = trainer.method.world = world
     (batch,) = islice(trainer.loader(1), 1)

@@ -17,8 +17,9 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.end_to_end import SIDE, make_trainer
+from benchmarks.end_to_end import SIDE
 from benchmarks.results import command_line, facts, show, write_json
+from benchmarks.training import trainer_of_case
 from regionssl.data.scenes import write_scenes
 
 KINDS = {
@@ -36,7 +37,7 @@ def shares(options: argparse.Namespace) -> list[dict[str, Any]]:
     case = {"recipe": options.recipe, "backbone": options.backbone, "size": options.size, "batch": options.batch_size}
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), 2 * options.batch_size, size=SIDE, labels=False)
-        trainer = make_trainer(Path(folder), case, options.device, {"training.workers": 0})
+        trainer = trainer_of_case(Path(folder), case, options.device, {"training.workers": 0})
         batches = list(islice(trainer.loader(2), 2))
         trainer.train_step(batches[0])
         cuda = options.device == "cuda"

@@ -17,24 +17,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from benchmarks.training import trainer_of
 from regionssl.build import load_config
-from regionssl.data.images import find_images, scan
 from regionssl.data.scenes import write_scenes
-from regionssl.engine.choices import choose_device
-from regionssl.verbs.job import build_trainer, launch, make_job
 
 
 def seconds_of_steps(recipe: str, scenes: Path, options: argparse.Namespace) -> tuple[float, float, int]:
     """Median seconds of steps that are logged and of those that are not, and the recipe's ``log_every``."""
-    device = choose_device(options.device)
     settings = {"training.batch_size": options.batch_size, "training.steps": 10**6, "training.workers": 0}
     config = load_config(recipe, settings, options.set, options.size)
-    images, scanned = scan(find_images(scenes), cache=scenes / "cache")
-    job = make_job(config, images, scanned, scenes, device)
-    trainer = build_trainer(job, launch(job))
+    trainer = trainer_of(config, scenes, options.device)
+    cuda = trainer.fabric.device.type == "cuda"
     batches = list(trainer.loader(2))
     # processor time where the processor computes, since other work may share it
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    clock = time.perf_counter if cuda else time.process_time
     seconds: dict[bool, list[float]] = {True: [], False: []}
     trainer.train_step(batches[0])
     for number in range(2 * options.pairs):
@@ -42,7 +38,7 @@ def seconds_of_steps(recipe: str, scenes: Path, options: argparse.Namespace) -> 
         trainer.config = trainer.config.model_copy(update={"log_every": 1 if watched else 10**6})
         start = clock()
         trainer.train_step(batches[number // 2 % 2])
-        if device.type == "cuda":
+        if cuda:
             torch.cuda.synchronize()
         seconds[watched].append(clock() - start)
     return statistics.median(seconds[True]), statistics.median(seconds[False]), config.training.log_every

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from regionssl.data.scan_report import listed, printable
 from regionssl.errors import InputError
 from regionssl.stores.shards import NOTHING, read_index
 from regionssl.stores.store import Manifest, Store, hash_names, write_json
-from regionssl.verbs.stores import make_store, share_of, size_on_disk
+from regionssl.verbs.stores import launched_rank, make_store, share_of, size_on_disk
 
 
 def pack(
@@ -45,7 +44,7 @@ def pack(
         InputError: something given cannot be used, more than 5 % of the images cannot be decoded, or OUT holds
             something else or was made from other images or settings.
     """
-    data, out, console = Path(data), Path(out), Console(quiet=int(os.environ.get("RANK", 0)) != 0)
+    data, out, console = Path(data), Path(out), Console(quiet=launched_rank() != 0)
     if workers is not None and workers < 1:
         raise InputError(f"--workers counts from 1, got {workers}")
     config = parse(PackConfig, {"format": format, "short_side": short_side, "quality": quality}, "pack")

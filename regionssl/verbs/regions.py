@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ from regionssl.regions.proposals import opencv
 from regionssl.regions.sources import RegionSource, SourceConfig, find_labels, make_source
 from regionssl.regions.summary import lines, summarise
 from regionssl.stores.store import Manifest, hash_names
-from regionssl.verbs.stores import make_store, share_of, size_on_disk
+from regionssl.verbs.stores import launched_rank, make_store, share_of, size_on_disk
 
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -70,7 +69,7 @@ def find_regions(
     Raises:
         InputError: something given cannot be used, or the store is of other images or settings.
     """
-    data, out, console = Path(data), Path(out), Console(quiet=int(os.environ.get("RANK", 0)) != 0)
+    data, out, console = Path(data), Path(out), Console(quiet=launched_rank() != 0)
     if devices is not None and devices < 1:
         raise InputError(f"--devices counts from 1, got {devices}")
     config = region_config(kind, set or [])

@@ -25,7 +25,12 @@ def share_of(devices: int | None, network: bool = False) -> Share:
     """
     commands = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     processes = devices or (1 if network else max(1, usable_cores() // commands))
-    return Share(processes, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    return Share(processes, launched_rank(), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def launched_rank() -> int:
+    """This command's place among those that torchrun started."""
+    return int(os.environ.get("RANK", 0))
 
 
 def make_store(
