@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from regionssl.data.patches import PatchSource
 from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint, write_json, write_text
 from regionssl.engine.choices import Resolved, resolve
 from regionssl.engine.distributed import current_world
+from regionssl.engine.heartbeat import watched
 from regionssl.engine.memory import keep_freed_memory
 from regionssl.engine.optim import make_optimiser
 from regionssl.engine.run import run
@@ -183,7 +185,8 @@ def train(job: Job, resume: bool, console: Console, again: str) -> None:
             write_weights(job.out, trainer.method, job.config, job.images, job.init, trainer.step)
 
     try:
-        done, stopped_by = run(trainer, job.out, identity, failed, save_weights)
+        with watched(trainer.world, partial(give_up, again=again)):
+            done, stopped_by = run(trainer, job.out, identity, failed, save_weights)
     except torch.OutOfMemoryError as error:
         share = job.config.training.micro_batch or job.config.training.batch_size // trainer.world.size
         raise InputError(
@@ -203,6 +206,14 @@ def train(job: Job, resume: bool, console: Console, again: str) -> None:
         )
         sys.exit(128 + (stopped_by or signal.SIGTERM))
     console.print(f"done: {job.out} holds weights.safetensors, log.jsonl and the checkpoints", soft_wrap=True)
+
+
+def give_up(sentence: str, again: str) -> None:
+    """End this process at once, though its main thread waits for one that has gone."""
+    print(
+        f"regionssl: {sentence}; the last checkpoint is unharmed. Go on with:\n  {again}", file=sys.stderr, flush=True
+    )
+    os._exit(2)
 
 
 def checked_state(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
