@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long lint bench
+.PHONY: demo test test-long lint docs bench
 
 demo: .venv/installed
 	$(BIN)/regionssl demo --out demo-out
@@ -16,6 +16,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --quiet
+
+docs: .venv/installed-dev
+	$(BIN)/mkdocs serve
 
 bench: .venv/installed-dev
 	$(BIN)/pip install --quiet --editable ".[dev,bench]"
