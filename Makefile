@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long lint docs bench
+.PHONY: demo test test-long test-lowest wheel audit lint docs bench
 
 demo: .venv/installed
 	$(BIN)/regionssl demo --out demo-out
@@ -11,6 +11,24 @@ test: lint
 
 test-long: .venv/installed-dev
 	$(BIN)/python -m pytest -m long
+
+# The same tests with the oldest direct dependencies that pyproject.toml allows.
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest -n 2 -m "not long"
+
+# The wheel, installed by itself, runs the demo outside the repository.
+wheel: .venv/installed
+	rm -rf build/wheel build/outside
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/outside
+	build/outside/bin/pip install --quiet build/wheel/regionssl-*.whl
+	cd build/outside && bin/regionssl demo
+
+# Known vulnerabilities of what is installed, and everyone's licence.
+audit: .venv/installed
+	$(BIN)/pip install --quiet pip-audit pip-licenses
+	$(BIN)/pip-licenses --order=license
+	$(BIN)/pip-audit --local --skip-editable
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -32,4 +50,10 @@ bench: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+.venv-lowest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable ".[dev]"
 	touch $@

@@ -1,9 +1,10 @@
-"""ORL's second stage: time per image of each part at two sizes, and the larger predicted from the smaller.
+"""ORL's second stage: what each part costs an image, and the time of a larger set predicted from two smaller ones.
 
     python -m benchmarks.stage2 --device cpu --out FILE.json
 
-Every part should be linear in the images, but for the search of neighbours, whose multiplications grow with the square.
-A second table sets that search against the matrix product that it cannot do without.
+Every part should be a fixed cost (starting processes, loading a network) and one by image, but for the search of
+neighbours, whose multiplications grow with the square; a second table sets that search against the matrix product that
+it cannot do without.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from regionssl.stores.build import Share
 from regionssl.verbs.correspond import Stage
 from regionssl.verbs.correspond_work import NetworkSource
 
-SIZES = (24, 72)
+SIZES = (24, 72, 216)  # images: two to learn the costs from, one to predict
 SIDE = 224
 NEIGHBOURS = 10
 
@@ -45,17 +46,22 @@ def seconds_by_part(images: int, device: str, backbone: str) -> dict[str, float]
 
 def parts(device: str, backbone: str = "resnet18") -> list[dict[str, Any]]:
     """One row a part."""
-    small, large = (seconds_by_part(images, device, backbone) for images in SIZES)
-    factor = SIZES[1] / SIZES[0]
-    return [
-        {
-            "part": part,
-            f"ms_an_image_at_{SIZES[0]}": 1000 * small[part] / SIZES[0],
-            f"ms_an_image_at_{SIZES[1]}": 1000 * large[part] / SIZES[1],
-            "measured_over_linear": large[part] / (small[part] * factor),
-        }
-        for part in small
-    ]
+    small, middle, large = (seconds_by_part(images, device, backbone) for images in SIZES)
+    rows = []
+    for part in small:
+        by_image = (middle[part] - small[part]) / (SIZES[1] - SIZES[0])
+        predicted = middle[part] + by_image * (SIZES[2] - SIZES[1])
+        rows.append(
+            {
+                "part": part,
+                "fixed_seconds": small[part] - by_image * SIZES[0],
+                "ms_an_image": 1000 * by_image,
+                f"predicted_seconds_of_{SIZES[2]}": predicted,
+                "measured_seconds": large[part],
+                "measured_over_predicted": large[part] / predicted,
+            }
+        )
+    return rows
 
 
 def search(device: str, images: int = 20_000, width: int = 256, block: int = 1024) -> list[dict[str, Any]]:

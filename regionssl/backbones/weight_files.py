@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,6 +17,13 @@ from torch import Tensor
 from regionssl.errors import InputError
 
 _NESTING = 3
+
+# Numpy's own functions by which arrays and scalars are pickled; numpy 1 and 2 keep them in different modules.
+_NUMPY = {
+    (f"{package}.multiarray", name): value.__reduce__()[0]
+    for package in ("numpy.core", "numpy._core")
+    for name, value in (("_reconstruct", np.zeros(0)), ("scalar", np.float64(0)))
+}
 
 
 class _Array(np.ndarray):
@@ -33,19 +39,19 @@ def _bytes(values: bytes) -> bytearray:
     return bytearray(values)
 
 
+def _array_of(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> np.ndarray:
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+
+
 # What arrays are pickled with; none of it runs what a file says. Converters for detectron2 write arrays for tensors.
 _ARRAY_PARTS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): _Array,
     ("builtins", "bytearray"): _bytes,
-    ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,
-    ("numpy.core.multiarray", "scalar"): multiarray.scalar,
-    ("numpy._core.multiarray", "scalar"): multiarray.scalar,
-    ("numpy._core.numeric", "_frombuffer"): lambda buffer, dtype, shape, order: np.frombuffer(buffer, dtype).reshape(
-        shape, order=order
-    ),
+    **_NUMPY,
+    ("numpy.core.numeric", "_frombuffer"): _array_of,
+    ("numpy._core.numeric", "_frombuffer"): _array_of,
     ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
 }
 _DTYPES = [type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")]
@@ -99,9 +105,8 @@ def _read_arrays(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> Any:
-    rebuild, scalar = multiarray._reconstruct, multiarray.scalar
-    renamed = [(rebuild, "numpy.core.multiarray._reconstruct"), (scalar, "numpy.core.multiarray.scalar")]
-    with torch.serialization.safe_globals([rebuild, scalar, *renamed, np.ndarray, np.dtype, *_DTYPES]):
+    known: list[Any] = [(function, f"{module}.{name}") for (module, name), function in _NUMPY.items()]
+    with torch.serialization.safe_globals([*known, np.ndarray, np.dtype, *_DTYPES]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

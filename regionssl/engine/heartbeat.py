@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Protocol
 
 import torch.distributed as dist
 
@@ -23,6 +24,14 @@ EVERY = 5.0  # seconds between two signs of life
 LIMIT = 40.0  # seconds without one, after which a process counts as lost
 
 _GONE, _DONE = "gone", "done"
+
+
+class Store(Protocol):
+    """What is used of torch's stores."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def get(self, key: str) -> bytes: ...
+    def check(self, keys: list[str]) -> bool: ...
 
 
 class Pulse:
@@ -35,7 +44,7 @@ class Pulse:
 
     def __init__(
         self,
-        store: dist.Store,
+        store: Store,
         rank: int,
         size: int,
         give_up: Callable[[str], None],
@@ -131,13 +140,21 @@ def watched(world: World, give_up: Callable[[str], None]) -> Iterator[None]:
     pulse.leave()
 
 
-def _shared_store(world: World) -> dist.Store:
+def _shared_store(world: World) -> Store:
     """A store kept by the first process at a free port, beside the one that torch keeps for itself."""
-    host, patience = os.environ["MASTER_ADDR"], timedelta(seconds=60)
-    port: list[int | None] = [None]
-    first = None
-    if world.rank == 0:
-        first = dist.TCPStore(host, 0, world.size, is_master=True, timeout=patience, wait_for_workers=False)
-        port = [first.port]
+
+    def store(port: int) -> Store:
+        made: Store = dist.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"],
+            port,
+            world.size,
+            is_master=world.rank == 0,
+            timeout=timedelta(seconds=60),
+            wait_for_workers=False,
+        )
+        return made
+
+    first = store(0) if world.rank == 0 else None
+    port = [first.port] if first is not None else [0]  # type: ignore[attr-defined]
     dist.broadcast_object_list(port)
-    return first or dist.TCPStore(host, port[0] or 0, world.size, timeout=patience, wait_for_workers=False)
+    return first if first is not None else store(port[0])
