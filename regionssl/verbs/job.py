@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from regionssl.data.images import ImageList, ScanReport
 from regionssl.data.patches import PatchSource
 from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint, write_json, write_text
 from regionssl.engine.choices import Resolved, resolve
-from regionssl.engine.distributed import current_world
+from regionssl.engine.distributed import current_world, process_rank
 from regionssl.engine.memory import keep_freed_memory
 from regionssl.engine.optim import make_optimiser
 from regionssl.engine.run import run
@@ -232,8 +231,3 @@ def refuse_changes(out: Path, begun: dict[str, Any], now: dict[str, Any]) -> Non
             + "\n  ".join(changed)
             + "\nuse the same ones, or start a new run with another --out"
         )
-
-
-def process_rank() -> int:
-    """The global rank that a launcher has given this process, before torch.distributed is up."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", 0))))
