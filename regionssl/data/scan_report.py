@@ -81,4 +81,4 @@ def listed(set_aside: tuple[tuple[str, str], ...], indent: str) -> list[str]:
 
 def printable(name: str) -> str:
     """A name that is not UTF-8 on disk, as text that can be shown and written."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(one if not "\ud800" <= one <= "\udfff" else "\ufffd" for one in name)

@@ -13,7 +13,7 @@ from rich.console import Console
 from regionssl.build import load_config
 from regionssl.config import to_plain
 from regionssl.data.images import find_images, scan
-from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint
+from regionssl.engine.checkpoint import list_checkpoints, load_identity
 from regionssl.engine.choices import choose_device
 from regionssl.engine.distributed import process_rank
 from regionssl.errors import InputError
@@ -151,7 +151,7 @@ def announce(job: Job, console: Console, source: str) -> None:
 
 def _recorded_init(out: Path) -> str:
     checkpoints = list_checkpoints(out / "checkpoints")
-    return str(load_checkpoint(checkpoints[-1][1])["identity"]["init"]) if checkpoints else "random"
+    return str(load_identity(checkpoints[-1][1])[1]["init"]) if checkpoints else "random"
 
 
 def _resume_command(data: Path, out: Path, devices: int, device: str) -> str:

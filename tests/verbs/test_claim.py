@@ -90,7 +90,7 @@ def test_without_locks_the_file_counts_while_its_process_lives(tmp_path: Path, m
     with claimed(tmp_path), pytest.raises(InputError, match=f"process {os.getpid()} on"), claimed(tmp_path):
         pass
     write_holder(tmp_path, "elsewhere", ended.pid)
-    with pytest.raises(InputError, match="on elsewhere .* if that one has ended, remove "), claimed(tmp_path):
+    with pytest.raises(InputError, match=r"on elsewhere .* if that one has ended, remove "), claimed(tmp_path):
         pass
     (tmp_path / LOCK).write_text("torn{")
     with claimed(tmp_path):
