@@ -3,6 +3,7 @@
 from regionssl.errors import InputError
 from regionssl.export.run_weights import load_backbone
 from regionssl.verbs.demo import demo
+from regionssl.verbs.doctor import diagnose
 from regionssl.verbs.evaluate import evaluate
 from regionssl.verbs.export import export
 from regionssl.verbs.pack import pack
@@ -15,6 +16,7 @@ from regionssl.verbs.show import show
 __all__ = [
     "InputError",
     "demo",
+    "diagnose",
     "evaluate",
     "export",
     "find_regions",

@@ -107,12 +107,12 @@ def parse_method(tree: Any) -> MethodConfig:
         raise InputError(f"method needs a name; known: {', '.join(METHODS)}")
     values = dict(tree)
     name, preset = values["name"], values.pop("preset", None)
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"unknown method {name!r}{nearest(str(name), METHODS)}")
-    if preset is not None and (name, preset) not in PRESETS:
+    if preset is not None and (not isinstance(preset, str) or (name, preset) not in PRESETS):
         known = [preset_name for method, preset_name in PRESETS if method == name]
         raise InputError(f"unknown preset {preset!r} of {name}{nearest(str(preset), known)}")
-    base = PRESETS.get((name, preset), {})
+    base = {} if preset is None else PRESETS[name, preset]
     return parse(METHODS[name].Config, base | values, "method")
 
 

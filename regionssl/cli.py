@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from regionssl.errors import InputError
 from regionssl.verbs.demo import demo
+from regionssl.verbs.doctor import diagnose, fails
 from regionssl.verbs.evaluate import evaluate
 from regionssl.verbs.export import export
 from regionssl.verbs.pack import pack
@@ -20,7 +21,15 @@ from regionssl.verbs.recipes import recipes
 from regionssl.verbs.regions import find_regions
 from regionssl.verbs.show import show
 
+
+def _exit_code(result: object) -> None:
+    """1 where the doctor found that a run would fail; what other verbs return says nothing of it."""
+    if fails(result):
+        raise typer.Exit(1)
+
+
 app = typer.Typer(
+    result_callback=_exit_code,
     name="regionssl",
     help="Region-level self-supervised pre-training of detection backbones on your own images.",
     add_completion=False,
@@ -54,8 +63,9 @@ def _repeated(args: list[str], many: set[str]) -> Iterator[str]:
 for verb in (pretrain, recipes, export, evaluate, show, pack, demo):
     app.command(help=(verb.__doc__ or "").partition("\n\n")[0])(verb)
 app.command(help=(prove.__doc__ or "").partition("\n\n")[0], cls=ManyValues)(prove)
-# From Python the verb has another name: regionssl.regions is a package.
+# From Python these have other names: regionssl.regions and regionssl.doctor are packages.
 app.command("regions", help=(find_regions.__doc__ or "").partition("\n\n")[0])(find_regions)
+app.command("doctor", help=(diagnose.__doc__ or "").partition("\n\n")[0])(diagnose)
 
 
 # Failures of the machine's storage that can strike any write.

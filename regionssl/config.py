@@ -23,6 +23,11 @@ class Config(BaseModel):
 
 C = TypeVar("C", bound=Config)
 
+_LARGEST = 100_000
+_SHOWN = 200
+# What PyYAML raises beside its own errors: for dates, numbers and tags that it cannot build, and for deep nesting.
+_NOT_YAML = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
@@ -31,14 +36,37 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file is missing, is not YAML, or does not hold a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = load_yaml(path.read_text())
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    except _NOT_YAML as error:
+        raise InputError(f"{path} is not a YAML file: {' '.join(str(error).split())[:_SHOWN]}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} must hold a mapping of names to values, found {type(content).__name__}")
     return content
+
+
+def load_yaml(text: str) -> Any:
+    """The plain values of a YAML document; aliases may not make more of it than 100,000 values.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, asks for objects, or is larger.
+        ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError: as PyYAML does.
+    """
+    if _written_out(yaml.compose(text, yaml.SafeLoader), {}) > _LARGEST:
+        raise yaml.YAMLError(f"its aliases make more than {_LARGEST:,} values of it")
+    return yaml.safe_load(text)
+
+
+def _written_out(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a node stands for, its aliases written out; one that holds itself stands for too many."""
+    if node is None or id(node) in known:
+        return known.get(id(node), 0)
+    known[id(node)] = _LARGEST + 1
+    parts: list[Any] = list(node.value) if isinstance(node, yaml.CollectionNode) else []
+    inner = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+    known[id(node)] = 1 + sum(_written_out(one, known) for one in inner)
+    return known[id(node)]
 
 
 def parse_overrides(assignments: Iterable[str]) -> Iterator[tuple[str, Any]]:
@@ -52,8 +80,8 @@ def parse_overrides(assignments: Iterable[str]) -> Iterator[tuple[str, Any]]:
         if not sign or not key.strip():
             raise InputError(f"--set expects key.sub=value, got {assignment!r}")
         try:
-            yield key.strip(), yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            yield key.strip(), load_yaml(value)
+        except _NOT_YAML as error:
             raise InputError(f"--set {key}: {value!r} is not a YAML value") from error
 
 
@@ -104,7 +132,16 @@ def _explain(kind: type[Config], item: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"{'.'.join(place)!r} is missing"
     problem = str(item["msg"]).removeprefix("Value error, ")
-    return f"{'.'.join(place) or 'values'}: {problem} (got {item['input']!r})"
+    return f"{'.'.join(place) or 'values'}: {problem} (got {_shown(item['input'])})"
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, cut short; numbers of thousands of digits have no such form."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"{type(value).__name__} of many digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
 def _fields(kind: Any, place: list[str]) -> list[str]:

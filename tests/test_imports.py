@@ -24,6 +24,7 @@ ALLOWED = {
     "proof": BASE | {"data", "labels", "regions", "backbones", "engine", "export.run_weights", "evaluation", "proof"},
     "export": BASE | {"data.photometric", "backbones", "export", "engine.checkpoint"},
     "report": BASE | {"report"},
+    "doctor": BASE | {"data", "engine", "doctor"},
     "build": BASE | {"stores", "data", "labels", "regions", "backbones", "methods", "engine", "evaluation", "export"},
     "verbs": BASE
     | {
@@ -38,6 +39,7 @@ ALLOWED = {
         "proof",
         "export",
         "report",
+        "doctor",
         "build",
         "verbs",
     },

@@ -17,20 +17,25 @@ import numpy as np
 
 from regionssl.data.cache import default_cache, keep
 from regionssl.data.decode import UnreadableImage
-from regionssl.data.store import Names, Section, pread_exactly
+from regionssl.data.store import Names, Section, check_within, pread_exactly
 from regionssl.errors import InputError
 
 Kind = Literal["zip", "tar"]
 
 _PLAIN, _ZIP_STORED, _ZIP_DEFLATED, _ENCRYPTED = -1, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, -2
-_ROW = np.dtype([("offset", "<i8"), ("length", "<i8"), ("size", "<i8"), ("method", "<i2"), ("crc", "<u4")])
-_VERSION = 1
+_ROW = np.dtype([("offset", "<i8"), ("length", "<i8"), ("size", "<i8"), ("method", "<i4"), ("crc", "<u4")])
+LARGEST = 2**30
+"""Bytes of a member that are read; no image needs more."""
+_VERSION = 2
 _COMPRESSED = {  # where in the file, and what is there
     "gzip": (0, b"\x1f\x8b"),
     "bzip2": (4, b"1AY&SY"),
     "xz": (0, b"\xfd7zXZ\0"),
     "zstandard": (0, b"\x28\xb5\x2f\xfd"),
 }
+
+# What zipfile and tarfile raise for damaged headers beside their own errors.
+_BROKEN = (EOFError, ValueError, LookupError, NotImplementedError, OverflowError, RecursionError, MemoryError)
 
 _Member = tuple[str, tuple[int, int, int, int, int]]  # name, then a row of the index
 
@@ -58,6 +63,8 @@ class Members:
         offset, length, size, method, crc = self.index[row].tolist()
         if method == _ENCRYPTED:
             raise UnreadableImage("is encrypted")
+        if max(length, size) > LARGEST:
+            raise UnreadableImage(f"has more than {LARGEST // 2**30} GiB")
         if method in (_ZIP_STORED, _ZIP_DEFLATED):
             header = pread_exactly(self._fd, 30, offset)
             if not header.startswith(b"PK\3\4"):
@@ -66,6 +73,7 @@ class Members:
         if method == _ZIP_DEFLATED:
             return io.BytesIO(_inflate(pread_exactly(self._fd, length, offset), size, crc))
         if method in (_PLAIN, _ZIP_STORED):
+            check_within(self._fd, length, offset)
             return io.BufferedReader(Section(self._fd, offset, length))
         raise UnreadableImage(f"is compressed by method {method} of zip; stored and deflated members can be read")
 
@@ -124,7 +132,11 @@ def read_index(path: Path, kind: Kind) -> tuple[list[str], np.ndarray]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         pass
     members = list(_zip_members(path) if kind == "zip" else _tar_members(path))
-    names, index = [name for name, _ in members], np.array([row for _, row in members], _ROW)
+    names = [name.replace("\0", "\ufffd") for name, _ in members]  # the index is kept with names joined by it
+    try:
+        index = np.array([row for _, row in members], _ROW)
+    except OverflowError as error:
+        raise InputError(f"{path} is not a whole {kind} file: it has members beyond any size; copy it again") from error
     content = io.BytesIO()
     text = np.frombuffer("\0".join(names).encode("utf-8", "surrogatepass"), np.uint8)
     np.savez(content, stamp=stamp, names=text, index=index)
@@ -146,7 +158,7 @@ def _zip_members(path: Path) -> Iterator[_Member]:
                         member.filename,
                         (member.header_offset, member.compress_size, member.file_size, method, member.CRC),
                     )
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error) as error:
+    except (zipfile.BadZipFile, struct.error, *_BROKEN) as error:
         raise InputError(f"{path} is not a whole zip file ({error}); copy it again") from error
 
 
@@ -156,6 +168,8 @@ def _tar_members(path: Path) -> Iterator[_Member]:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep a kilobyte for each
+                if member.size < 0:
+                    raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")
                 if member.isreg() and not member.issparse():
                     yield member.name, (member.offset_data, member.size, member.size, _PLAIN, 0)
             end = archive.offset
@@ -163,5 +177,5 @@ def _tar_members(path: Path) -> Iterator[_Member]:
             file.seek(end)
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError(f"no header at byte {end}")
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, *_BROKEN) as error:
         raise InputError(f"{path} is not a whole tar file ({error}); copy it again or make it anew") from error

@@ -48,6 +48,15 @@ class Header:
     height: int
 
 
+@dataclass(frozen=True)
+class Details:
+    """A header, the EXIF orientation (1 is upright, broken EXIF data count as it), and the pictures in the file."""
+
+    header: Header
+    orientation: int
+    pictures: int
+
+
 def decode(content: bytes) -> Image.Image:
     """The first picture of an image file, turned upright by its EXIF orientation, as 8-bit RGB.
 
@@ -97,6 +106,18 @@ def probe(file: BinaryIO) -> Header:
             file.seek(0)
             decode(file.read())
     return header
+
+
+def details(content: bytes) -> Details:
+    """What an image file says of itself, without decoding its pixels.
+
+    Raises:
+        UnreadableImage: as :func:`decode`; damage within the pixels is not noticed.
+    """
+    with _pillow_errors():
+        image = _open(io.BytesIO(content))
+        header = Header(image.format, image.mode, *image.size)
+        return Details(header, _orientation(image), getattr(image, "n_frames", 1))
 
 
 @contextmanager
@@ -157,12 +178,17 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What undoes the EXIF orientation; broken EXIF data count as none."""
+    """What undoes the EXIF orientation."""
+    return _TO_UPRIGHT.get(_orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; broken EXIF data count as 1."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:
-        return None
-    return _TO_UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        return 1
+    return orientation if isinstance(orientation, int) and orientation in range(1, 9) else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -23,6 +23,9 @@ from regionssl.data.patches import PatchSource
 from regionssl.data.samples import Collate, RegionSource, Sample, ViewDataset
 from regionssl.data.views import ViewPlan
 
+PREFETCH = 4
+"""Batches that each loader process holds ready."""
+
 
 @dataclass(frozen=True)
 class EpochPlan:
@@ -103,7 +106,7 @@ def make_loader(
         collate_fn=Collate(plan, seed),
         num_workers=workers,
         pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=_prepare_worker if workers else None,
     )
 

@@ -68,6 +68,8 @@ def open_pack(folder: Path) -> Pack:
         InputError: the store holds something else, is unfinished, or a shard is missing or damaged.
     """
     store = open_store(folder.absolute(), None, "images")
+    if not isinstance(store.manifest.settings.get("short_side"), int):
+        raise InputError(f"{folder / MANIFEST} is broken: it has no short_side; make a new pack")
     names = read_names(folder)
     if len(names) != len(store):
         raise InputError(f"{folder / NAMES} has {len(names)} names for {len(store)} images; {_mend(folder)}")

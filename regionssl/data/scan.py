@@ -46,7 +46,23 @@ def scan(
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ImageList, ScanReport]:
-    """Read the header of every image, and keep those that can be used.
+    """Read the header of every image, and keep those that can be used: :func:`examine`, and a refusal of bad data.
+
+    Raises:
+        InputError: more than 5 % of the images found cannot be used, or there is none left.
+    """
+    used, report = examine(images, workers, cache, on_progress)
+    _check_enough(images, report)
+    return used, report
+
+
+def examine(
+    images: ImageList,
+    workers: int = 0,
+    cache: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[ImageList, ScanReport]:
+    """Read the header of every image, and keep those that can be used, however few.
 
     The outcome is kept in the cache until the name, size or time of change of any image changes.
 
@@ -54,9 +70,6 @@ def scan(
         workers: processes; 0 takes one per core.
         cache: folder; None takes :func:`regionssl.data.cache.default_cache`.
         on_progress: called with the number of images done and the number of all.
-
-    Raises:
-        InputError: more than 5 % of the images found cannot be used, or there is none left.
     """
     start = time.perf_counter()
     path = (cache or default_cache()) / _cache_name(images)
@@ -81,7 +94,6 @@ def scan(
         seconds=round(time.perf_counter() - start, 3),
         from_cache=from_cache,
     )
-    _check_enough(images, report)
     return used, report
 
 

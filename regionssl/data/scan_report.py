@@ -51,7 +51,7 @@ class ScanReport:
             head,
             f"  formats: {_counts(self.formats)}; modes: {_counts(self.modes)}",
             f"  shortest side: {least} to {most} pixels, median {median}; median {self.megapixels:.3g} megapixels; "
-            f"{_size(self.total_bytes)}",
+            f"{amount(self.total_bytes)}",
             f"  {'recalled an earlier scan' if self.from_cache else 'scanned'} in {self.seconds:.1f} s",
         ]
         if self.set_aside:
@@ -63,7 +63,8 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
-def _size(count: float) -> str:
+def amount(count: float) -> str:
+    """Bytes for a person: ``1.2 GB``."""
     for unit in ("bytes", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -80,4 +81,4 @@ def listed(set_aside: tuple[tuple[str, str], ...], indent: str) -> list[str]:
 
 def printable(name: str) -> str:
     """A name that is not UTF-8 on disk, as text that can be shown and written."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(one if not "\ud800" <= one <= "\udfff" else "\ufffd" for one in name)

@@ -152,7 +152,15 @@ def pread_exactly(fd: int, length: int, offset: int) -> bytes:
     Raises:
         UnreadableImage: the file ends before.
     """
-    content = os.pread(fd, length, offset)
-    if len(content) != length:
+    check_within(fd, length, offset)
+    return os.pread(fd, length, offset)
+
+
+def check_within(fd: int, length: int, offset: int) -> None:
+    """See that ``length`` bytes at ``offset`` are there, before room for them is made.
+
+    Raises:
+        UnreadableImage: the file ends before.
+    """
+    if offset < 0 or length < 0 or offset + length > os.fstat(fd).st_size:
         raise UnreadableImage("lies beyond the end of the archive; was the archive cut short or replaced?")
-    return content

@@ -85,7 +85,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for broken archives and refused pickles
-        raise InputError(f"{path} cannot be loaded as a checkpoint: {str(error).splitlines()[0]}") from error
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path} cannot be loaded as a checkpoint: {said}") from error
     if not isinstance(state, dict):
         raise InputError(f"{path} is not a checkpoint of regionssl")
     return state
+
+
+def load_identity(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state in a checkpoint of a run, and what the run is.
+
+    Raises:
+        InputError: as :func:`load_checkpoint`, or it lacks a part.
+    """
+    state = load_checkpoint(path)
+    identity = state.get("identity")
+    absent = sorted({"method", "optimiser", "precision", "step", "identity"} - state.keys())
+    if absent or not isinstance(identity, dict) or not {"init", "failed"} <= identity.keys():
+        raise InputError(f"{path} is not a whole checkpoint of a run; remove it to go on from the one before")
+    return state, identity

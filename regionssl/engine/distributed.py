@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -68,3 +70,8 @@ def average_running_statistics(module: nn.Module, world: World) -> None:
     mean = world.mean(torch.cat([buffer.flatten() for buffer in buffers]))
     for buffer, part in zip(buffers, mean.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))
+
+
+def process_rank() -> int:
+    """The global rank that a launcher has given this process, before torch.distributed is up."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", 0))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from regionssl.data.batch import Batch
 from regionssl.engine.checkpoint import save_checkpoint
 from regionssl.engine.health import HealthMonitor, Lamp
 from regionssl.engine.log import HEALTH, Meter, RunLog, memory_mib
+from regionssl.engine.lost import lost_loader, lost_process
 from regionssl.engine.signals import StopRequest
 from regionssl.engine.train import NonFiniteLoss, Trainer
 from regionssl.errors import InputError
@@ -32,6 +33,10 @@ def run(
 
     Returns:
         Whether the run is complete, and the signal that stopped it, or 0.
+
+    Raises:
+        InputError: images cannot be read, a checkpoint cannot be written, or another process of the run is gone.
+        NonFiniteLoss: the loss is no number.
     """
     world = trainer.world
 
@@ -55,6 +60,10 @@ def run(
         except NonFiniteLoss:
             tell(monitor.fail(trainer.step), log)
             raise
+        except RuntimeError as error:
+            if (said := lost_loader(error) or lost_process(error, world.size)) is None:
+                raise
+            raise InputError(f"{said}; the last checkpoint is whole: go on with --resume") from error
     return trainer.step >= trainer.total_steps, stop.requested
 
 
@@ -70,7 +79,7 @@ def _steps(
     config, world, meter = trainer.config, trainer.world, Meter()
     asked = time.perf_counter()
     started, started_step = asked, trainer.step
-    for batch in trainer.loader(trainer.total_steps):
+    for batch in _batches(trainer, save):
         waited = time.perf_counter() - asked
         note_failures(batch, trainer, failed, log)
         terms = trainer.train_step(batch, bool(stop.requested))
@@ -88,6 +97,25 @@ def _steps(
         if stopping:
             break
         asked = time.perf_counter()
+
+
+def _batches(trainer: Trainer, save: Callable[[], None]) -> Iterator[Batch]:
+    """The batches that are left. If a loader process is gone, the steps done are saved before the run ends.
+
+    Several processes would have to save together, and the others know nothing of it: they leave it at the last
+    checkpoint.
+    """
+    batches = iter(trainer.loader(trainer.total_steps))
+    while True:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            if lost_loader(error) is not None and trainer.world.size == 1:
+                save()
+            raise
+        if batch is None:
+            return
+        yield batch
 
 
 def tell(lamp: Lamp, log: RunLog) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, Field
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -15,6 +16,16 @@ from regionssl.backbones.encoder import Encoder, EncoderConfig
 from regionssl.errors import InputError
 
 WEIGHTS, CARD = "weights.safetensors", "weights.json"
+
+
+class _Card(BaseModel):
+    """What of the JSON is relied on."""
+
+    backbone: EncoderConfig
+    size: int = Field(ge=8)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    sha256: str
 
 
 def named_tensors(backbone: Encoder, extras: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -53,9 +64,13 @@ def read_card(run: Path) -> dict[str, Any]:
             raise InputError(f"{run} has no weights yet: its first checkpoint is still to come; go on with --resume")
         raise InputError(f"{run} is not a run folder: it holds no {CARD}")
     try:
-        card: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is broken: {error}; resume the run to write it anew") from error
+        card = json.loads(path.read_text())
+        if not isinstance(card, dict):
+            raise ValueError("it holds no object")
+        _Card.model_validate(card)
+    except (ValueError, RecursionError, OSError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{path} is broken: {said}; resume the run to write it anew") from error
     return card
 
 

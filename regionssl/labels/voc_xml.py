@@ -42,7 +42,7 @@ def read_annotation(file: Path) -> Annotation:
         root = _parse(file.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    except (ExpatError, ValueError, AssertionError) as error:
+    except (ExpatError, ValueError, LookupError, AssertionError) as error:
         raise InputError(f"{file} is not an annotation in XML: {error}") from error
     if root.tag != "annotation":
         raise InputError(f"{file} should hold an <annotation>, found <{root.tag}>")

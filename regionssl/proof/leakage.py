@@ -1,6 +1,6 @@
 """Near-copies between the images of pre-training, fine-tuning and validation, found before anything is trained.
 
-Two tests: a hash (:mod:`regionssl.proof.hashes`), and the features of a pre-trained start
+Two tests: a hash (:mod:`regionssl.data.hashes`), and the features of a pre-trained start
 (:mod:`regionssl.proof.likeness`). A validation image that is near a training or an unlabelled image by either is left
 out of validation. A training image that is near an unlabelled one is only listed: to pre-train on the images that one
 fine-tunes on is fair.
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from regionssl.data.hashes import SHARE, Pairs, near_by_hash
 from regionssl.data.image_list import ImageList
 from regionssl.errors import InputError
 from regionssl.labels.sets import Split
-from regionssl.proof.hashes import SHARE, Pairs, near_by_hash
 
 TESTS = {"hash": "share of bits that differ", "features": "cosine"}
 Listed = tuple[str, str, str, str, str, float]
@@ -51,7 +51,7 @@ def find_leaks(
 
     Args:
         images: of each split; "train" and "val" come last.
-        pictures: of each split from :func:`regionssl.proof.hashes.small_pictures`.
+        pictures: of each split from :func:`regionssl.data.hashes.small_pictures`.
         features: of each split from :func:`regionssl.proof.likeness.standardised_features`; None leaves the test out.
         cosine: from which on features are near.
     """

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from regionssl.data.hashes import SHARE, small_pictures
 from regionssl.data.image_list import ImageList
 from regionssl.data.images import find_images, scan
 from regionssl.engine.checkpoint import write_json
 from regionssl.errors import InputError
 from regionssl.evaluation.start import Start
 from regionssl.labels.sets import Split
-from regionssl.proof.hashes import SHARE, small_pictures
 from regionssl.proof.leakage import TESTS, Leakage, find_leaks
 from regionssl.proof.likeness import COSINE, LEAST, MOST_ON_CPU, pooled_features, standardised_features
 from regionssl.proof.starts import weights_digest

@@ -16,6 +16,8 @@ from regionssl import geometry, run_lengths
 from regionssl.errors import InputError
 from regionssl.regions.sources import Labels
 
+_FARTHEST = 1e9  # pixels
+
 
 class Objects(Protocol):
     """Labelled objects of images. K may be 0."""
@@ -87,14 +89,20 @@ def read_objects(file: Path, names: Sequence[str]) -> CocoObjects:
         by_name: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for one in content["annotations"]:
             if not one.get("iscrowd") and one.get("bbox"):
+                if not _is_box(one["bbox"]):
+                    raise ValueError(f"a bbox has four finite numbers, and one is {one['bbox']!r:.200}")
                 by_name[known[one["image_id"]]].append(one)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} is not a COCO json with images and annotations: {error!r}") from error
     full = _file_names(set(known.values()))
     chosen = [full.get(name, full.get(PurePosixPath(name).name)) for name in names]
     if not any(name is not None for name in chosen):
         raise InputError(f"{file} knows none of the images, such as {names[0]!r}; give the json of these images")
     return CocoObjects(tuple(tuple(by_name[name]) if name is not None else () for name in chosen))
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) and abs(x) < _FARTHEST for x in box)
 
 
 def _file_names(names: set[str]) -> dict[str, str]:
@@ -121,7 +129,10 @@ def _mask(segmentation: Any, width: int, height: int) -> np.ndarray:
             "must have the size of their upright image"
         )
     canvas = Image.new("1", (width, height))
-    for polygon in segmentation:
-        if len(polygon) >= 6:
-            ImageDraw.Draw(canvas).polygon([float(number) for number in polygon], fill=1)
+    try:
+        for polygon in segmentation:
+            if len(polygon) >= 6:
+                ImageDraw.Draw(canvas).polygon([float(number) for number in polygon], fill=1)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"the polygons of a COCO mask are broken: {error}") from error
     return np.array(canvas, bool)

@@ -7,7 +7,6 @@ upright image.
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,10 +148,13 @@ class Correspondences:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 content = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # NumPy and zipfile raise many kinds for broken archives
             raise InputError(f"{path} cannot be read as correspondences: {error}; make them again") from error
         if str(content.get("format")) != _FORMAT:
             raise InputError(f"{path} is not a file of correspondences ({_FORMAT})")
+        absent = {"images_fingerprint", "neighbours", "pairs", "pair_ends", "boxes", "box_ends"} - content.keys()
+        if absent or content["neighbours"].ndim != 2:
+            raise InputError(f"{path} lacks {', '.join(sorted(absent)) or 'neighbours by image'}; make it again")
         found = str(content["images_fingerprint"])
         if images_fingerprint is not None and found != images_fingerprint:
             raise InputError(

@@ -20,6 +20,7 @@ import numpy as np
 
 _MAGIC = b"RGNSSL01"
 _HEAD = struct.Struct("<8sII")
+_LARGEST_ARRAY = 2**30  # bytes, deflated
 _ROW = np.dtype([("digest", "S16"), ("offset", "<u8"), ("length", "<u8"), ("crc", "<u4"), ("coding", "<u4")])
 NOTHING, _PLAIN, _DEFLATED, _FILE = range(4)
 
@@ -50,7 +51,8 @@ def decode(coded: Coded) -> np.ndarray | None:
     coding, content = coded
     if coding == NOTHING:
         return None
-    array: np.ndarray = np.load(io.BytesIO(content if coding == _PLAIN else zlib.decompress(content)))
+    plain = content if coding == _PLAIN else zlib.decompressobj().decompress(content, _LARGEST_ARRAY)
+    array: np.ndarray = np.load(io.BytesIO(plain), allow_pickle=False)
     return array
 
 
@@ -96,9 +98,12 @@ def read_row(path: Path, row: int) -> np.ndarray | None:
                 raise DamagedShard(f"{path} is not a shard with {row + 1} rows")
             file.seek(row * _ROW.itemsize, os.SEEK_CUR)
             entry = np.frombuffer(file.read(_ROW.itemsize), _ROW)[0]
-            file.seek(int(entry["offset"]))
-            return decode(_checked(path, entry, file.read(int(entry["length"]))))
-    except (OSError, ValueError, IndexError, struct.error) as error:
+            start, length = int(entry["offset"]), int(entry["length"])
+            if start + length > os.fstat(file.fileno()).st_size:
+                raise DamagedShard(f"{path} is cut short, or its index is damaged")
+            file.seek(start)
+            return decode(_checked(path, entry, file.read(length)))
+    except (OSError, ValueError, IndexError, EOFError, MemoryError, struct.error, zlib.error) as error:
         raise DamagedShard(f"{path} cannot be read: {error}") from error
 
 
@@ -136,7 +141,8 @@ def read_index(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD.size)
-            index = _index(path, head + file.read(_HEAD.unpack(head)[1] * _ROW.itemsize))
+            length = min(_HEAD.unpack(head)[1] * _ROW.itemsize, os.fstat(file.fileno()).st_size)
+            index = _index(path, head + file.read(length))
             ends = index["offset"] + index["length"]
             if len(index) and file.seek(0, os.SEEK_END) < ends.max():
                 raise DamagedShard(f"{path} is cut short")

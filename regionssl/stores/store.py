@@ -123,7 +123,12 @@ class Store:
     def completed(self) -> dict[str, Any] | None:
         """The images' fingerprint and the summary, from ``complete.json``; None for an unfinished store."""
         path = self.folder / COMPLETE
-        return read_json(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        done = read_json(path)
+        if not isinstance(done.get("images_fingerprint"), str) or not isinstance(done.get("summary"), dict):
+            raise InputError(f"{path} is broken; remove it and run the command that made it again")
+        return done
 
 
 def open_store(
@@ -204,9 +209,14 @@ def read_manifest(folder: Path) -> Manifest:
     if plain.pop("format", None) != FORMAT:
         raise InputError(f"{folder / MANIFEST} is not of the format {FORMAT!r}; make a new store")
     try:
-        return Manifest(**plain)
+        manifest = Manifest(**plain)
     except TypeError as error:
         raise InputError(f"{folder / MANIFEST} is broken: {error}; make a new store") from error
+    kinds = {"content": str, "settings": dict, "names": str, "images": int, "libraries": dict}
+    wrong = [name for name, kind in kinds.items() if type(getattr(manifest, name)) is not kind]
+    if wrong or manifest.images < 1:
+        raise InputError(f"{folder / MANIFEST} is broken ({', '.join(wrong) or 'no images'}); make a new store")
+    return manifest
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -216,9 +226,11 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}; remove it and run the command that made it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no object; remove it and run the command that made it again")
     return content
 
 

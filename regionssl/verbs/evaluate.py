@@ -23,6 +23,7 @@ from regionssl.evaluation.tasks import ProtocolFile, load_protocol, open_data
 from regionssl.labels.sets import Split
 from regionssl.proof.plan import labels_digest
 from regionssl.proof.starts import checked_inputs, maps_of, try_out, weights_digest
+from regionssl.verbs.claim import claimed
 
 OUTCOME, EVIDENCE = "outcome.json", "evidence.npz"
 PACKAGES = ("regionssl", "torch", "torchvision", "timm", "numpy")
@@ -61,15 +62,16 @@ def evaluate(
     place = choose_device(device)
     say(console, f"{task} ({protocol.name}: {protocol.about.summary}) from {start.name}, {start.config.name}, {place}")
     say(console, *described(labels))
-    outcome = protocol.evaluator.run(start, labels, out, seed, str(place))
-    outcome.evidence.save(out / EVIDENCE)
-    facts = {"weights": weights_digest(start), "source": start.source, "backbone": start.config.name, "seed": seed}
-    source = {
-        "source": str(Path(data).resolve()),
-        "train": labels_digest(labels.train),
-        "val": labels_digest(labels.val),
-    }
-    write_json(out / OUTCOME, facts | {"device": str(place), "data": source} | plain(outcome, protocol, out))
+    with claimed(out):
+        outcome = protocol.evaluator.run(start, labels, out, seed, str(place))
+        outcome.evidence.save(out / EVIDENCE)
+        facts = {"weights": weights_digest(start), "source": start.source, "backbone": start.config.name, "seed": seed}
+        source = {
+            "source": str(Path(data).resolve()),
+            "train": labels_digest(labels.train),
+            "val": labels_digest(labels.val),
+        }
+        write_json(out / OUTCOME, facts | {"device": str(place), "data": source} | plain(outcome, protocol, out))
     show_metrics(outcome, console)
     show_published(protocol, outcome, start, console)
     say(console, f"{duration(outcome.seconds)}; written to {out}")

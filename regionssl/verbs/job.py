@@ -21,9 +21,9 @@ from regionssl.build import RunConfig, make_method, make_regions, trainable
 from regionssl.config import differences, to_plain
 from regionssl.data.images import ImageList, ScanReport
 from regionssl.data.patches import PatchSource
-from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint, write_json, write_text
+from regionssl.engine.checkpoint import list_checkpoints, load_identity, write_json, write_text
 from regionssl.engine.choices import Resolved, resolve
-from regionssl.engine.distributed import current_world
+from regionssl.engine.distributed import current_world, process_rank
 from regionssl.engine.heartbeat import watched
 from regionssl.engine.memory import keep_freed_memory
 from regionssl.engine.optim import make_optimiser
@@ -225,8 +225,8 @@ def checked_state(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     checkpoints = list_checkpoints(out / "checkpoints")
     if not checkpoints:
         return None
-    state = load_checkpoint(checkpoints[-1][1])
-    refuse_changes(out, {key: value for key, value in state["identity"].items() if key != "failed"}, identity)
+    state, begun = load_identity(checkpoints[-1][1])
+    refuse_changes(out, {key: value for key, value in begun.items() if key != "failed"}, identity)
     return state
 
 
@@ -243,8 +243,3 @@ def refuse_changes(out: Path, begun: dict[str, Any], now: dict[str, Any]) -> Non
             + "\n  ".join(changed)
             + "\nuse the same ones, or start a new run with another --out"
         )
-
-
-def process_rank() -> int:
-    """The global rank that a launcher has given this process, before torch.distributed is up."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", 0))))

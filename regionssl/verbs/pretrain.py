@@ -13,13 +13,15 @@ from rich.console import Console
 from regionssl.build import load_config
 from regionssl.config import to_plain
 from regionssl.data.images import find_images, scan
-from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint
+from regionssl.engine.checkpoint import list_checkpoints, load_identity
 from regionssl.engine.choices import choose_device
+from regionssl.engine.distributed import process_rank
 from regionssl.errors import InputError
 from regionssl.methods.orl import OrlConfig
+from regionssl.verbs.claim import claimed
 from regionssl.verbs.cost import explain_cost
 from regionssl.verbs.fit import fit_to_memory, take_step
-from regionssl.verbs.job import Job, build_trainer, launch, make_job, process_rank, train
+from regionssl.verbs.job import Job, build_trainer, launch, make_job, train
 from regionssl.verbs.run_folder import CONFIG
 from regionssl.verbs.stages import Given, explain_stages, given_stages, run_stages, stand_in
 
@@ -80,36 +82,37 @@ def pretrain(
     source = recipe or (str(out / CONFIG) if resume and (out / CONFIG).is_file() else DEFAULT_RECIPE)
     config = load_config(source, {key: value for key, value in settings.items() if value is not None}, set, size)
     check_folder(out, resume, dry_run)
-    images, scanned = scan(find_images(data, image_root))
-    console.print("\n".join(scanned.lines()), highlight=False, markup=False)
-    given: Given | None = None
-    if isinstance(config.method, OrlConfig):
-        given, init = given_stages(out, init, correspondences, resume), "random"
-    elif correspondences is not None:
-        raise InputError(f"--correspondences goes with orl, and this is {config.method.name}; leave it out")
-    init = init or (_recorded_init(out) if resume else "random")
+    with claimed(out, not dry_run):
+        images, scanned = scan(find_images(data, image_root))
+        console.print("\n".join(scanned.lines()), highlight=False, markup=False)
+        given: Given | None = None
+        if isinstance(config.method, OrlConfig):
+            given, init = given_stages(out, init, correspondences, resume), "random"
+        elif correspondences is not None:
+            raise InputError(f"--correspondences goes with orl, and this is {config.method.name}; leave it out")
+        init = init or (_recorded_init(out) if resume else "random")
 
-    def in_parts(micro_batch: int | None) -> Job:
-        training = config.training.model_copy(update={"micro_batch": micro_batch})
-        parted = config.model_copy(update={"training": training})
-        return make_job(parted, images, scanned, out, place, devices, nodes, init, image_root)
+        def in_parts(micro_batch: int | None) -> Job:
+            training = config.training.model_copy(update={"micro_batch": micro_batch})
+            parted = config.model_copy(update={"training": training})
+            return make_job(parted, images, scanned, out, place, devices, nodes, init, image_root)
 
-    job = in_parts(config.training.micro_batch)
-    if place.type == "cuda" and config.training.micro_batch is None:
-        job = fit_to_memory(job, in_parts, None if given is None else stand_in(len(images)), console, take_step)
-    announce(job, console, source)
-    if dry_run:
-        console.print(yaml.safe_dump(to_plain(job.config), sort_keys=False), highlight=False, markup=False)
-        if given is None:
-            explain_cost(build_trainer(job, launch(job)), console)
-        else:
-            explain_stages(job, given, console)
+        job = in_parts(config.training.micro_batch)
+        if place.type == "cuda" and config.training.micro_batch is None:
+            job = fit_to_memory(job, in_parts, None if given is None else stand_in(len(images)), console, take_step)
+        announce(job, console, source)
+        if dry_run:
+            console.print(yaml.safe_dump(to_plain(job.config), sort_keys=False), highlight=False, markup=False)
+            if given is None:
+                explain_cost(build_trainer(job, launch(job)), console)
+            else:
+                explain_stages(job, given, console)
+            return out
+        again = _resume_command(data, out, devices, device)
+        if given is not None:
+            job = run_stages(job, given, resume, console, again)
+        train(job, resume, console, again)
         return out
-    again = _resume_command(data, out, devices, device)
-    if given is not None:
-        job = run_stages(job, given, resume, console, again)
-    train(job, resume, console, again)
-    return out
 
 
 def check_folder(out: Path, resume: bool, dry_run: bool) -> None:
@@ -148,7 +151,7 @@ def announce(job: Job, console: Console, source: str) -> None:
 
 def _recorded_init(out: Path) -> str:
     checkpoints = list_checkpoints(out / "checkpoints")
-    return str(load_checkpoint(checkpoints[-1][1])["identity"]["init"]) if checkpoints else "random"
+    return str(load_identity(checkpoints[-1][1])[1]["init"]) if checkpoints else "random"
 
 
 def _resume_command(data: Path, out: Path, devices: int, device: str) -> str:

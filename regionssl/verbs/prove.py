@@ -26,6 +26,7 @@ from regionssl.proof.plan import Plan, Training, small_fractions
 from regionssl.proof.search import RATES, SHARE, trials
 from regionssl.proof.starts import maps_of, open_starts, try_out
 from regionssl.proof.store import Result, Store
+from regionssl.verbs.claim import LOCK, claimed
 from regionssl.verbs.evaluate import described, say, versions
 from regionssl.verbs.prove_output import Proof, write_proof
 
@@ -91,23 +92,25 @@ def prove(
     check_folder(out)
     notes = described(labels)
     say(console, *notes)
-    leakage, looked = look_for_leaks(out, labels, starts, unlabelled, str(place), lambda line: say(console, line))
-    say(console, *leakage.remarks)
-    plan = Plan(
-        tuple(starts), len(runs), protocol.evaluator, without_leaks(labels, leakage), chosen, seeds, draws, seed
-    )
-    plan, merged = without_equal_fractions(plan)
-    warnings = [*merged, *small_fractions(plan)]
-    say(console, *warnings)
-    keep_plan(out, identity(plan, protocol, factors, search, place))
-    total = len(trials(plan, factors, search)) + len(plan.blocks) * len(starts)
-    counter = _Counter(console, total, devices)
-    effort = Effort(place.type, devices, factors, search, limit, looked)
-    carried = carry_out(plan, Store(out / CELLS), effort, counter.report, lambda line: say(console, line))
-    comparison = compare(plan, carried.results, carried.blocks)
-    proof = Proof(plan, protocol, carried, comparison, leakage, tuple(notes[1:] + warnings), factors, search, str(data))
-    write_proof(proof, out, console)
-    return comparison
+    with claimed(out):
+        leakage, looked = look_for_leaks(out, labels, starts, unlabelled, str(place), lambda line: say(console, line))
+        say(console, *leakage.remarks)
+        plan = Plan(
+            tuple(starts), len(runs), protocol.evaluator, without_leaks(labels, leakage), chosen, seeds, draws, seed
+        )
+        plan, merged = without_equal_fractions(plan)
+        warnings = [*merged, *small_fractions(plan)]
+        say(console, *warnings)
+        keep_plan(out, identity(plan, protocol, factors, search, place))
+        total = len(trials(plan, factors, search)) + len(plan.blocks) * len(starts)
+        counter = _Counter(console, total, devices)
+        effort = Effort(place.type, devices, factors, search, limit, looked)
+        carried = carry_out(plan, Store(out / CELLS), effort, counter.report, lambda line: say(console, line))
+        comparison = compare(plan, carried.results, carried.blocks)
+        remarks = tuple(notes[1:] + warnings)
+        proof = Proof(plan, protocol, carried, comparison, leakage, remarks, factors, search, str(data))
+        write_proof(proof, out, console)
+        return comparison
 
 
 def check_numbers(seeds: int, draws: int, devices: int, search: float, place: torch.device) -> None:
@@ -132,7 +135,8 @@ def check_folder(out: Path) -> None:
     Raises:
         InputError: it is a file, holds other things, or cannot be made.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / PLAN).exists() and not (out / "leakage.json").exists():
+    others = out.is_dir() and any(path.name != LOCK for path in out.iterdir())
+    if others and not (out / PLAN).exists() and not (out / "leakage.json").exists():
         raise InputError(f"--out {out} holds other files; give a new folder, or that of a comparison to go on with")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from regionssl.config import Config, parse, read_yaml, to_plain
 from regionssl.data.images import ImageList
 from regionssl.data.patches import PatchSource
 from regionssl.engine.checkpoint import write_text
+from regionssl.engine.distributed import process_rank
 from regionssl.errors import InputError
 from regionssl.methods.orl import OrlConfig
 from regionssl.regions.correspondence import Correspondences
@@ -29,7 +30,7 @@ from regionssl.stores.build import Share
 from regionssl.verbs.correspond import FILE, check_possible, correspond
 from regionssl.verbs.correspond_work import NetworkSource
 from regionssl.verbs.cost import explain_cost
-from regionssl.verbs.job import Job, build_trainer, checked_state, launch, process_rank, refuse_changes, train
+from regionssl.verbs.job import Job, build_trainer, checked_state, launch, refuse_changes, train
 from regionssl.verbs.kept_regions import wait_for
 from regionssl.verbs.run_folder import CONFIG
 

@@ -14,6 +14,7 @@ from regionssl.data.images import ImageList
 from regionssl.data.scan import usable_cores
 from regionssl.stores.build import Share, Work, complete, fill, prepare, unfinished
 from regionssl.stores.store import Manifest, Store, note_checked
+from regionssl.verbs.claim import claimed
 from regionssl.verbs.progress import Bar
 
 
@@ -49,18 +50,19 @@ def make_store(
         name: of the work, for the console.
 
     Raises:
-        InputError: the folder holds something else, or a store of other images or settings.
+        InputError: the folder holds something else, a store of other images or settings, or another command's work.
     """
     store, before = prepare(folder, manifest), stamp(images)
-    with Bar(console, name, -(-len(images) // share.count)) as bar:
-        fill(store, work, share, bar.add)
-    console.print(bar.summary(), highlight=False, soft_wrap=True)
-    left = unfinished(store)
-    if left:
-        console.print(f"{left} shards are still to come from the other processes", highlight=False)
-        return store
-    complete(store, images.fingerprint, summarise(store))
-    note_checked(store, before)
+    with claimed(folder):
+        with Bar(console, name, -(-len(images) // share.count)) as bar:
+            fill(store, work, share, bar.add)
+        console.print(bar.summary(), highlight=False, soft_wrap=True)
+        left = unfinished(store)
+        if left:
+            console.print(f"{left} shards are still to come from the other processes", highlight=False)
+            return store
+        complete(store, images.fingerprint, summarise(store))
+        note_checked(store, before)
     return store
 
 

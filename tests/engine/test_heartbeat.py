@@ -72,7 +72,7 @@ class Unreachable:
 
 def test_a_store_that_does_not_answer_is_the_loss_of_its_keeper(ring: Ring) -> None:
     cut = Unreachable()
-    ring.pulses[1].store = cut 
+    ring.pulses[1].store = cut
     assert ring.heard[1].wait(20)
     assert "rank 0" in ring.told[1]
     cut.mended.set()

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
+from regionssl.data.hashes import BITS, SHARE, near_by_hash, signs, small_picture, small_pictures
 from regionssl.data.images import ImageList, find_images
 from regionssl.data.scenes import generate
 from regionssl.errors import InputError
 from regionssl.labels.sets import Split
-from regionssl.proof.hashes import BITS, SHARE, near_by_hash, signs, small_picture, small_pictures
 from regionssl.proof.leakage import find_leaks, near_by_features, without_leaks
 from regionssl.proof.likeness import pooled_features, standardised_features
 from regionssl.proof.looking import images_of_run, images_to_compare, look_for_leaks
