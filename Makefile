@@ -19,7 +19,8 @@ lint: .venv/installed-dev
 
 # The browser that tests open the pages with; without one they are skipped.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || test -n "$$REGIONSSL_BROWSER" || \
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	test -n "$$REGIONSSL_BROWSER" || \
 	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 	  { apt-get install -y -qq chromium || { apt-get update -qq && apt-get install -y -qq chromium; }; } >/dev/null 2>&1; } || \
 	echo "no browser: its tests will be skipped; install one (apt-get install chromium) or name it in REGIONSSL_BROWSER"

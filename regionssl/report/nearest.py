@@ -79,8 +79,9 @@ def nearest_strips(
     """
 
     def patch(image: int, region: int) -> Image.Image:
-        x0, y0, x1, y1 = boxes[region].tolist()
-        return pictures[image].convert("RGB").crop((round(x0), round(y0), round(x1), round(y1)))
+        x0, y0, x1, _ = boxes[region].tolist()
+        left, top, side = round(x0), round(y0), round(x1 - x0)
+        return pictures[image].convert("RGB").crop((left, top, left + side, top + side))
 
     strips = []
     for number, (image, region) in enumerate(queries):

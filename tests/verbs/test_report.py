@@ -172,14 +172,25 @@ def broken_copy(run: Path, folder: Path, name: str, content: bytes | None) -> Pa
     return folder
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"[]", b'{"loss": 1}', b"a: [1"])
-@pytest.mark.parametrize("name", ["config.yaml", "run.json", "log.jsonl", "weights.json"])
+BROKEN = [
+    ("config.yaml", None),
+    ("config.yaml", b"a: [1"),
+    ("run.json", b""),
+    ("run.json", b"[]"),
+    ("log.jsonl", None),
+    ("log.jsonl", b"\xff\xfe\x00"),
+    ("weights.json", b""),
+    ("weights.json", b"[]"),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), BROKEN)
 def test_a_broken_file_is_named_on_a_whole_page(name: str, content: bytes | None, run: Path, tmp_path: Path) -> None:
     folder = broken_copy(run, tmp_path / "broken", name, content)
     page = page_of(make_report([folder], samples=1))
     assert page.open == []
     assert page.headings[0] == "Health"
-    assert ("Not on this page" in said(page)) or (name, content) == ("weights.json", None)
+    assert "Not on this page" in said(page)
 
 
 def test_broken_weights_and_checkpoints_are_named(run: Path, tmp_path: Path) -> None:
@@ -193,7 +204,7 @@ def test_broken_weights_and_checkpoints_are_named(run: Path, tmp_path: Path) -> 
 
 
 def test_what_cannot_be_reported_is_refused(run: Path, images: ImageList, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no run folder: it holds no config\.yaml, run\.json or log\.jsonl"):
+    with pytest.raises(InputError, match=r"is not a run folder: it holds no config\.yaml, run\.json or log\.jsonl"):
         make_report([tmp_path])
     with pytest.raises(InputError, match="name a file with --out"):
         make_report([run, run])
