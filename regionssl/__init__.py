@@ -11,6 +11,7 @@ from regionssl.verbs.pretrain import pretrain
 from regionssl.verbs.prove import prove
 from regionssl.verbs.recipes import recipes
 from regionssl.verbs.regions import find_regions
+from regionssl.verbs.report import make_report
 from regionssl.verbs.show import show
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "export",
     "find_regions",
     "load_backbone",
+    "make_report",
     "pack",
     "pretrain",
     "prove",

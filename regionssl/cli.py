@@ -19,6 +19,7 @@ from regionssl.verbs.pretrain import pretrain
 from regionssl.verbs.prove import prove
 from regionssl.verbs.recipes import recipes
 from regionssl.verbs.regions import find_regions
+from regionssl.verbs.report import make_report
 from regionssl.verbs.show import show
 
 
@@ -63,8 +64,9 @@ def _repeated(args: list[str], many: set[str]) -> Iterator[str]:
 for verb in (pretrain, recipes, export, evaluate, show, pack, demo):
     app.command(help=(verb.__doc__ or "").partition("\n\n")[0])(verb)
 app.command(help=(prove.__doc__ or "").partition("\n\n")[0], cls=ManyValues)(prove)
-# From Python these have other names: regionssl.regions and regionssl.doctor are packages.
+# From Python these have other names: regionssl.regions, regionssl.doctor and regionssl.report are packages.
 app.command("regions", help=(find_regions.__doc__ or "").partition("\n\n")[0])(find_regions)
+app.command("report", help=(make_report.__doc__ or "").partition("\n\n")[0])(make_report)
 app.command("doctor", help=(diagnose.__doc__ or "").partition("\n\n")[0])(diagnose)
 
 

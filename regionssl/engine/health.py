@@ -150,7 +150,7 @@ def read_health(run: Path) -> RunHealth:
 def health_events(log: Path) -> list[dict[str, Any]]:
     """The changes of the lamp in a log."""
     events = []
-    for line in log.read_text().splitlines():
+    for line in log.read_text(errors="replace").splitlines():
         if '"event": "health"' not in line:
             continue
         try:

@@ -79,14 +79,20 @@ def _step_of(line: str) -> float:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a log, without events and torn lines."""
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if "loss" in record:
+        if isinstance(record, dict) and "loss" in record and isinstance(record.get("step"), int):
             records.append(record)
     return records
+
+
+def append_event(path: Path, record: Mapping[str, Any]) -> None:
+    """Add something that is not a training step to the log of a run that is over."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 class RunLog:

@@ -45,6 +45,7 @@ class TrainingConfig(Config):
         seed: of everything random.
         save_every: steps between checkpoints; None for about one per epoch. keep: how many stay.
         log_every: steps between log records.
+        report: whether the run leaves its page, report.html, when it ends.
     """
 
     batch_size: int = Field(256, ge=1)
@@ -61,6 +62,7 @@ class TrainingConfig(Config):
     save_every: int | None = Field(None, ge=1)
     keep: int = Field(3, ge=1)
     log_every: int = Field(10, ge=1)
+    report: bool = True
 
 
 class NonFiniteLoss(InputError):

@@ -18,13 +18,17 @@ def feature_maps_figure(images: Sequence[Image.Image], rows: Mapping[str, Tensor
         images: N RGB images that the networks saw whole.
         rows: label -> feature maps (N, C, h, w), any float type; each row has its own directions and colours.
     """
-    tiles = {
+    return tiles_figure(images, feature_rows(rows), title)
+
+
+def feature_rows(rows: Mapping[str, Tensor]) -> dict[str, Row]:
+    """The rows of :func:`feature_maps_figure`; a pixel of a tile is a cell of a map."""
+    return {
         name: Row(
             [Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()) for tile in pca_colours(maps)], cells(maps)
         )
         for name, maps in rows.items()
     }
-    return tiles_figure(images, tiles, title)
 
 
 def pca_colours(features: Tensor) -> Tensor:

@@ -56,6 +56,12 @@ def swatch(number: int) -> str:
     )
 
 
+def legend(names: Sequence[str]) -> str:
+    """The names of the series beside their lines and markers."""
+    entries = "".join(f"<li>{swatch(number)} {escape(name)}</li>" for number, name in enumerate(names))
+    return f'<ul class="legend">{entries}</ul>'
+
+
 class _Frame:
     """From images (on a logarithmic scale) and scores to places in the picture."""
 

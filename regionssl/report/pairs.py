@@ -7,24 +7,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from regionssl.report.drawing import (
-    BLUE,
-    GREEN,
-    LINE,
-    ORANGE,
-    PURPLE,
-    SMALL,
-    TEXT,
-    VERMILLION,
-    Canvas,
-    Edges,
-    Panel,
-    fit,
-    shorten,
-)
+from regionssl.report.drawing import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, Canvas, Edges, Panel, fit
+from regionssl.report.strips import Strip, Tile, strips_figure
 
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE)
-_SIDE, _GAP, _MARGIN, _TITLE, _NAME = 232, 10, 28, 36, 22
+_SIDE = 232
 
 Box = Sequence[float]
 """x0, y0, x1, y1 in pixels of its image."""
@@ -48,29 +35,26 @@ class Matched:
 
 def pairs_figure(rows: Sequence[Matched], title: str = "") -> Image.Image:
     """A row per image: the image with a box for each neighbour, then the neighbours, each with the match of its box."""
-    columns = 1 + max(len(row.neighbours) for row in rows)
-    step = _SIDE + _GAP
-    top = _MARGIN + (_TITLE if title else 0)
-    canvas = Canvas(2 * _MARGIN + columns * step - _GAP, top + len(rows) * (step + _NAME) + _MARGIN - _GAP)
-    if title:
-        canvas.write(_MARGIN, _MARGIN, shorten(title, canvas.image.width - 2 * _MARGIN, TEXT + 4), TEXT + 4)
-    for number, row in enumerate(rows):
-        _draw_row(canvas, top + number * (step + _NAME), row)
-    return canvas.image
+    return strips_figure(pair_strips(rows), title)
 
 
-def _draw_row(canvas: Canvas, top: int, row: Matched) -> None:
-    canvas.write(_MARGIN, top + _NAME / 2, shorten(row.name, _SIDE, SMALL), SMALL)
-    own = _paste(canvas, _MARGIN, top + _NAME, row.image)
+def pair_strips(rows: Sequence[Matched]) -> list[Strip]:
+    """:func:`pairs_figure` as strips."""
+    return [_strip(row) for row in rows]
+
+
+def _strip(row: Matched) -> Strip:
+    own, source = _canvas(row.image)
     users: dict[Edges, list[int]] = {}
+    tiles = []
     for rank, (neighbour, (box, match)) in enumerate(zip(row.neighbours, row.pairs, strict=True)):
-        left = _MARGIN + (rank + 1) * (_SIDE + _GAP)
-        canvas.write(left, top + _NAME / 2, f"neighbour {rank + 1}", SMALL)
-        other = _paste(canvas, left, top + _NAME, neighbour)
-        _mark(canvas, other.place(match), [rank])
-        users.setdefault(own.place(box), []).append(rank)
+        canvas, panel = _canvas(neighbour)
+        _mark(canvas, panel.place(match), [rank])
+        tiles.append(Tile(canvas.image, f"neighbour {rank + 1}"))
+        users.setdefault(source.place(box), []).append(rank)
     for edges, ranks in users.items():
-        _mark(canvas, edges, ranks)
+        _mark(own, edges, ranks)
+    return Strip(row.name, [Tile(own.image, "image", row.name), *tiles])
 
 
 def _mark(canvas: Canvas, edges: Edges, ranks: Sequence[int]) -> None:
@@ -79,9 +63,9 @@ def _mark(canvas: Canvas, edges: Edges, ranks: Sequence[int]) -> None:
     canvas.tag(edges, " ".join(str(rank + 1) for rank in ranks), _COLOURS[ranks[0]])
 
 
-def _paste(canvas: Canvas, left: int, top: int, image: Image.Image) -> Panel:
+def _canvas(image: Image.Image) -> tuple[Canvas, Panel]:
+    """An image to draw on."""
     picture, scale = fit(image.convert("RGB"), _SIDE, _SIDE)
-    panel = Panel(left, top, picture.width, picture.height, scale)
+    canvas, panel = Canvas(*picture.size), Panel(0, 0, *picture.size, scale)
     canvas.paste(picture, panel)
-    canvas.outline(panel.edges, LINE, 1, halo=False)
-    return panel
+    return canvas, panel

@@ -23,12 +23,16 @@ def region_maps_figure(
         images: N RGB images.
         rows: name -> region maps (N, h, w) integers over the whole images, negative for no region; and a note.
     """
+    return tiles_figure(images, region_rows(images, rows), title)
+
+
+def region_rows(images: Sequence[Image.Image], rows: Mapping[str, tuple[np.ndarray, str]]) -> dict[str, Row]:
+    """The rows of :func:`region_maps_figure`."""
     pictures = [np.asarray(image.convert("RGB").resize((_SIDE, _SIDE))) for image in images]
-    tiles = {
+    return {
         name: Row([tinted(picture, labels) for picture, labels in zip(pictures, maps, strict=True)], note)
         for name, (maps, note) in rows.items()
     }
-    return tiles_figure(images, tiles, title)
 
 
 def tinted(picture: np.ndarray, labels: np.ndarray) -> Image.Image:

@@ -37,7 +37,7 @@ REGION_COLOURS = (ORANGE, SKY, GREEN, YELLOW, PURPLE, VERMILLION, BLUE)
 UNMATCHED = (128, 128, 128)
 _FAINT = (255, 255, 255, 130)
 _CLUTTER = 0.3  # intersection over union at which two boxes are not both numbered
-_SIDE, _GAP, _MARGIN, _CAPTION, _FRAME, _LEGEND, _TICK = 448, 28, 28, 34, 4, 30, 22
+SIDE, _GAP, _MARGIN, _CAPTION, FRAME, _LEGEND, _TICK = 448, 28, 28, 34, 4, 30, 22
 
 
 class MatchedRegions(Protocol):
@@ -87,40 +87,40 @@ def views_figure(
     """
     others = others or {}
     captions = captions or [f"view {number + 1}" for number in range(len(views))]
-    sources = [fit(image.convert("RGB"), round(_SIDE * 1.5), _SIDE) for image in images]
-    foreign = {v: [fit(image.convert("RGB"), round(_SIDE * 1.5), _SIDE) for image in row] for v, row in others.items()}
+    sources = [fit(image.convert("RGB"), round(SIDE * 1.5), SIDE) for image in images]
+    foreign = {v: [fit(image.convert("RGB"), round(SIDE * 1.5), SIDE) for image in row] for v, row in others.items()}
     column = max(picture.width for picture, _ in sources)
     columns = {view: max(picture.width for picture, _ in row) for view, row in foreign.items()}
     first = _MARGIN + column + _GAP + sum(columns.values()) + _GAP * len(columns)
-    width = first + len(views) * (_GAP + _SIDE) - _GAP + _MARGIN
+    width = first + len(views) * (_GAP + SIDE) - _GAP + _MARGIN
     legend = _wrap(_legend(crops, matches), width - 2 * _MARGIN)
     top = _MARGIN + _LEGEND * (len(legend) + bool(title))
-    canvas = Canvas(width, top + len(images) * (_CAPTION + _SIDE + _GAP))
+    canvas = Canvas(width, top + len(images) * (_CAPTION + SIDE + _GAP))
     if title:
         canvas.write(_MARGIN, _MARGIN, shorten(title, width - 2 * _MARGIN, TEXT + 4), TEXT + 4)
     for line, entries in enumerate(legend):
         _draw_legend(canvas, entries, top - _LEGEND * (len(legend) - line))
     for row, (picture, scale) in enumerate(sources):
-        y = top + row * (_CAPTION + _SIDE + _GAP) + _CAPTION
+        y = top + row * (_CAPTION + SIDE + _GAP) + _CAPTION
         source = Panel(_MARGIN, y, picture.width, picture.height, scale)
         numbered = spread(matches.first[row], matches.valid[row])
         _draw_caption(canvas, source, column, names[row], matches.valid[row])
         own = {number: crop[row : row + 1] for number, crop in enumerate(crops) if number not in others}
-        _draw_source(canvas, source, picture, own, matches.views)
+        draw_source(canvas, source, picture, own, matches.views)
         x = _MARGIN + column + _GAP
         for number, wide in columns.items():
             other, zoom = foreign[number][row]
             panel = Panel(x, y, other.width, other.height, zoom)
             canvas.write(x, y - _CAPTION / 2, f"image of view {number + 1}")
-            _draw_source(canvas, panel, other, {number: crops[number][row : row + 1]}, matches.views)
+            draw_source(canvas, panel, other, {number: crops[number][row : row + 1]}, matches.views)
             x += wide + _GAP
         places = to_image(matches.first[row : row + 1].double(), crops[matches.views[0]][row : row + 1])[0]
-        _draw_numbered(canvas, source, places, numbered, 1, SMALL - 3)
+        draw_numbered(canvas, source, places, numbered, 1, SMALL - 3)
         for number, view in enumerate(views):
-            panel = Panel(first + number * (_SIDE + _GAP), y, _SIDE, _SIDE, _SIDE / view.shape[-1])
+            panel = Panel(first + number * (SIDE + _GAP), y, SIDE, SIDE, SIDE / view.shape[-1])
             mirrored = ", mirrored" if bool(crops[number].flip[row]) else ""
-            _draw_view(canvas, panel, view[row], number, captions[number] + mirrored)
-            _draw_regions(canvas, panel, matches, row, number, numbered)
+            draw_view(canvas, panel, view[row], number, captions[number] + mirrored)
+            draw_regions(canvas, panel, matches, row, number, numbered)
     return canvas.image
 
 
@@ -148,7 +148,7 @@ def _draw_caption(canvas: Canvas, panel: Panel, column: int, name: str, valid: T
     canvas.write(panel.left + column, y, count, SMALL, MUTED, "rm")
 
 
-def _draw_source(
+def draw_source(
     canvas: Canvas, panel: Panel, picture: Image.Image, crops: Mapping[int, Crops], pair: tuple[int, int]
 ) -> None:
     """The image, darker outside the crops (by view, one each), with the crops and the overlap of the matched views."""
@@ -167,16 +167,16 @@ def _draw_source(
         canvas.dashed(panel.place(overlap[0].tolist()), PAPER)
 
 
-def _draw_view(canvas: Canvas, panel: Panel, view: Tensor, number: int, caption: str) -> None:
+def draw_view(canvas: Canvas, panel: Panel, view: Tensor, number: int, caption: str) -> None:
     """One view in a frame of its colour; the triangle is at the corner that the source marks with the same colour."""
     canvas.write(panel.left, panel.top - _CAPTION / 2, shorten(caption, panel.width, TEXT))
     x0, y0, x1, y1 = panel.edges
-    canvas.outline((x0 - _FRAME, y0 - _FRAME, x1 + _FRAME, y1 + _FRAME), view_colour(number), _FRAME, halo=False)
+    canvas.outline((x0 - FRAME, y0 - FRAME, x1 + FRAME, y1 + FRAME), view_colour(number), FRAME, halo=False)
     canvas.paste(Image.fromarray(view.permute(1, 2, 0).contiguous().cpu().numpy()), panel)
     canvas.corner(panel.edges, False, view_colour(number), _TICK)
 
 
-def _draw_regions(
+def draw_regions(
     canvas: Canvas, panel: Panel, matches: MatchedRegions, row: int, view: int, numbered: list[int]
 ) -> None:
     """The regions of one view, if it is one of the two that are matched."""
@@ -188,10 +188,10 @@ def _draw_regions(
             canvas.outline(panel.place(box), _FAINT, 1, halo=False)
         elif not valid and view == matches.views[0]:
             canvas.dashed(panel.place(box), UNMATCHED)
-    _draw_numbered(canvas, panel, boxes, numbered, 3, SMALL)
+    draw_numbered(canvas, panel, boxes, numbered, 3, SMALL)
 
 
-def _draw_numbered(canvas: Canvas, panel: Panel, boxes: Tensor, numbered: list[int], width: int, size: int) -> None:
+def draw_numbered(canvas: Canvas, panel: Panel, boxes: Tensor, numbered: list[int], width: int, size: int) -> None:
     edges = [panel.place(boxes[index].tolist()) for index in numbered]
     for position, edge in enumerate(edges):
         canvas.outline(edge, region_colour(position), width, halo=width > 1)

@@ -35,7 +35,7 @@ from regionssl.verbs.kept_regions import keep_regions
 from regionssl.verbs.run_folder import CONFIG, FACTS, facts, note_health, write_weights
 
 # Settings that may change between a run and its continuation: they touch the result at most by rounding.
-_FREE = {"workers", "keep", "log_every", "save_every", "micro_batch"}
+_FREE = {"workers", "keep", "log_every", "save_every", "micro_batch", "report"}
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",

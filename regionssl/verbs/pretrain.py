@@ -16,12 +16,14 @@ from regionssl.data.images import find_images, scan
 from regionssl.engine.checkpoint import list_checkpoints, load_identity
 from regionssl.engine.choices import choose_device
 from regionssl.engine.distributed import process_rank
+from regionssl.engine.train import NonFiniteLoss
 from regionssl.errors import InputError
 from regionssl.methods.orl import OrlConfig
 from regionssl.verbs.claim import claimed
 from regionssl.verbs.cost import explain_cost
 from regionssl.verbs.fit import fit_to_memory, take_step
 from regionssl.verbs.job import Job, build_trainer, launch, make_job, train
+from regionssl.verbs.report import leave_report
 from regionssl.verbs.run_folder import CONFIG
 from regionssl.verbs.stages import Given, explain_stages, given_stages, run_stages, stand_in
 
@@ -111,8 +113,19 @@ def pretrain(
         again = _resume_command(data, out, devices, device)
         if given is not None:
             job = run_stages(job, given, resume, console, again)
-        train(job, resume, console, again)
+        try:
+            train(job, resume, console, again)
+        except NonFiniteLoss:
+            report_on(job, console)
+            raise
+        report_on(job, console)
         return out
+
+
+def report_on(job: Job, console: Console) -> None:
+    """Leave the page of a run that has ended, if it is wanted."""
+    if job.config.training.report and process_rank() == 0:
+        leave_report(job.out, console)
 
 
 def check_folder(out: Path, resume: bool, dry_run: bool) -> None:

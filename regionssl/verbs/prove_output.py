@@ -21,8 +21,9 @@ from regionssl.proof.search import searched_setting
 from regionssl.proof.statistics import Interval
 from regionssl.proof.store import write_csv
 from regionssl.report.learning_curve import Curve, CurvePoint
-from regionssl.report.proof_page import Picture, ProofPage, proof_page
-from regionssl.report.proof_page import Table as PageTable
+from regionssl.report.page import Picture
+from regionssl.report.page import Table as PageTable
+from regionssl.report.proof_page import ProofPage, proof_page
 from regionssl.verbs.evaluate import say
 
 _CASES = 3  # pictures each way

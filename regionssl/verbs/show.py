@@ -2,51 +2,46 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
 from PIL import Image
 from rich.console import Console
-from torch import Tensor, nn
 
-from regionssl.backbones.encoder import Encoder
-from regionssl.build import RunConfig, load_config, make_method, make_regions
-from regionssl.data.batch import Batch, coloured
-from regionssl.data.images import ImageList, find_images, scan
-from regionssl.data.loader import EpochPlan, StepSampler, make_loader
-from regionssl.data.patches import PATCH_NAMES, PatchSource
-from regionssl.data.photometric import IMAGENET_MEAN, IMAGENET_STD, normalise
-from regionssl.data.views import CropDraw, ViewPlan, ViewSpec, centred_crop, cut
-from regionssl.engine.log import loss_terms, read_log
+from regionssl.build import load_config, make_method
+from regionssl.data.batch import Batch
+from regionssl.engine.log import LOG, loss_terms, read_log
 from regionssl.errors import InputError
-from regionssl.export.run_weights import CARD, load_backbone
-from regionssl.methods.base import Method, World
+from regionssl.export.run_weights import CARD
+from regionssl.methods.base import World
+from regionssl.report.affinity import affinity_strips
 from regionssl.report.curves import curves_figure
 from regionssl.report.features import feature_maps_figure
-from regionssl.report.views import views_figure
+from regionssl.report.nearest import nearest_strips
+from regionssl.report.pairs import pairs_figure
+from regionssl.report.regions import region_maps_figure
+from regionssl.report.strips import strips_figure
+from regionssl.verbs.learned import (
+    MAP,
+    START,
+    affinities,
+    centre_squares,
+    gallery,
+    maps_of,
+    neighbours,
+    networks_of,
+    picture_of,
+    point_views,
+    prepare,
+    segments,
+)
 from regionssl.verbs.pretrain import DEFAULT_RECIPE
 from regionssl.verbs.run_folder import CONFIG, FACTS
-from regionssl.verbs.show_regions import draw_found_regions, draw_pairs
+from regionssl.verbs.show_regions import found_regions, matched_pairs
 from regionssl.verbs.show_weights import is_weights, show_weights
-from regionssl.verbs.stages import load_patches
-
-_MAPS = ("c2", "c3", "c4", "c5")
-_SHOWN_MAP = "c4"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is shown: settings and images, and the run folder they come from, if any."""
-
-    name: str
-    config: RunConfig
-    images: ImageList
-    run: Path | None
-    init: str
+from regionssl.verbs.sights import draw_views, see
+from regionssl.verbs.subject import Subject, first_batch, open_images, open_run, patches_of
 
 
 def show(
@@ -63,8 +58,8 @@ def show(
     """Draw the views and matched regions of step 0, and of a run also its loss curves and features before and after.
 
     Writes views.png; regions.png where the method finds regions by its own features; for a run also curves.png once it
-    has logged, features.png once it has weights, and pairs.png where ORL has matched boxes across images. Of a file of
-    weights, features.png alone.
+    has logged, pairs.png where ORL has matched boxes across images, and once it has weights features.png, points.png,
+    nearest.png and segments.png. Of a file of weights, features.png alone.
 
     Returns:
         The folder of the pictures.
@@ -91,65 +86,10 @@ def show(
     else:
         subject = open_images(source, image_root, load_config(recipe or DEFAULT_RECIPE, {}, set, size))
     make_folder(out)
-    method = make_method(subject.config, World(), subject.config.training.seed, "random")
-    patches = patches_of(subject)
-    batch = first_batch(subject.config, subject.images, samples, patches)
-    pictures = {"views.png": draw_views(subject, method, batch)}
-    if patches is not None:
-        title = f"{subject.name}: best pairs of boxes with the nearest images"
-        pictures["pairs.png"] = draw_pairs(subject.images, patches, batch.index.tolist(), title)
-    if subject.run is not None:
-        log = subject.run / "log.jsonl"
-        if records := read_log(log) if log.is_file() else []:
-            pictures["curves.png"] = draw_curves(subject, records)
-        if (subject.run / CARD).is_file():
-            pictures["features.png"] = draw_features(subject, method, subject.run, batch.index.tolist())
-    if regions := draw_regions(subject, method, samples):
-        pictures["regions.png"] = regions
-    for name, picture in pictures.items():
+    for name, picture in draw(subject, samples).items():
         picture.save(out / name)
         console.print(f"wrote {out / name}", highlight=False, markup=False, soft_wrap=True)
     return out
-
-
-def open_run(run: Path, data: Path | None, image_root: Path | None) -> Subject:
-    """A run, with its own settings and images.
-
-    Args:
-        data: where its images are; None for where they were.
-
-    Raises:
-        InputError: the images are gone or others, or the run's files are broken.
-    """
-    try:
-        facts = json.loads((run / FACTS).read_text())
-        recorded, fingerprint, init = facts["data"], facts["data"]["fingerprint"], facts["init"]
-        place = data or Path(recorded["source"])
-        root = image_root or (Path(recorded["image_root"]) if recorded["image_root"] else None)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run / FACTS}, which tells where the images of the run are, cannot be read") from error
-    config = load_config(str(run / CONFIG), {})
-    if not place.exists():
-        raise InputError(f"the images of {run} were in {place}, which does not exist; name their place with --data")
-    images, _ = scan(find_images(place, root))
-    if images.fingerprint != fingerprint:
-        raise InputError(
-            f"the images in {place} are not those that {run} was trained on: some were added, removed or changed; "
-            f"name the right ones with --data, or look at these with: regionssl show {place} --recipe {run / CONFIG}"
-        )
-    return Subject(run.resolve().name, config, images, run, init)
-
-
-def open_images(source: Path, image_root: Path | None, config: RunConfig) -> Subject:
-    """Images, under the settings of a recipe.
-
-    Raises:
-        InputError: there are none.
-    """
-    if not source.exists():
-        raise InputError(f"{source} does not exist; give the folder of a run, or images as pretrain takes them")
-    images, _ = scan(find_images(source, image_root))
-    return Subject(source.resolve().name, config, images, None, "random")
 
 
 def make_folder(out: Path) -> None:
@@ -164,117 +104,51 @@ def make_folder(out: Path) -> None:
         raise InputError(f"cannot make the folder --out {out}: {error.strerror}") from error
 
 
-def patches_of(subject: Subject) -> PatchSource | None:
-    """The correspondences that patches are drawn from; None if no view is a patch.
-
-    Raises:
-        InputError: they have not been found yet.
-    """
-    if not subject.config.method.plan.wants_patches:
-        return None
-    if subject.run is None:
-        raise InputError(
-            f"the patches of {subject.config.method.name} are cut by correspondences between the images, which a run "
-            "finds in its second stage; give the folder of a run instead of images"
-        )
-    return load_patches(subject.run, subject.images)
-
-
-def first_batch(config: RunConfig, images: ImageList, samples: int, patches: PatchSource | None = None) -> Batch:
-    """The first images of step 0 with the views that training makes of them; uint8, colours not applied."""
-    training, plan = config.training, config.method.plan
-    count = min(samples, training.batch_size, len(images))
-    epochs = EpochPlan(len(images), count, training.seed, drop_last=False)
-    regions = make_regions(config.method, images.names, images)
-    loader = make_loader(images, plan, StepSampler(epochs, 0, 1), training.seed, 0, regions=regions, patches=patches)
-    batch: Batch = next(iter(loader))
-    return batch
+def draw(subject: Subject, samples: int) -> dict[str, Image.Image]:
+    """The pictures by their file names."""
+    config, name = subject.config, subject.name
+    method = make_method(config, World(), config.training.seed, "random")
+    patches = patches_of(subject)
+    batch = first_batch(config, subject.images, samples, patches)
+    title = f"{name}: views and matched regions of {config.method.name}, step 0"
+    pictures = {"views.png": draw_views(see(subject, method, batch), title)}
+    if patches is not None:
+        matched = matched_pairs(subject.images, patches, batch.index.tolist())
+        pictures["pairs.png"] = pairs_figure(matched, f"{name}: best pairs of boxes with the nearest images")
+    if subject.run is not None:
+        log = subject.run / LOG
+        if records := read_log(log) if log.is_file() else []:
+            pictures["curves.png"] = curves_figure(records, loss_terms(records[-1]), f"{name}: {config.method.name}")
+        if (subject.run / CARD).is_file():
+            pictures |= draw_learned(subject, batch)
+    whole = first_batch(config, subject.images, config.training.batch_size) if patches is None else batch
+    if found := found_regions(config, method, whole, subject.images, subject.run, samples):
+        title = f"{name}: regions found by {config.method.name}"
+        pictures["regions.png"] = region_maps_figure(found.images, found.rows, title)
+    return pictures
 
 
-def draw_views(subject: Subject, method: Method, batch: Batch) -> Image.Image:
-    """The views of a batch, coloured as the network sees them, with the regions that the method matches."""
-    seen = coloured(batch, subject.config.method.plan)
-    positions, plan = batch.index.tolist(), subject.config.method.plan
-    others = {}
-    if batch.neighbour is not None and plan.neighbour_view is not None:
-        others[plan.neighbour_view] = [subject.images.load(index) for index in batch.neighbour.tolist()]
-    return views_figure(
-        images=[subject.images.load(index) for index in positions],
-        crops=batch.crops,
-        views=[to_pixels(view) for view in seen.views],
-        matches=method.matches(batch),
-        names=[subject.images.names[index] for index in positions],
-        title=f"{subject.name}: views and matched regions of {subject.config.method.name}, step 0",
-        captions=view_names(plan),
-        others=others,
-    )
-
-
-def draw_regions(subject: Subject, method: Method, samples: int) -> Image.Image | None:
-    """The regions that the method finds in the first images; None if it finds none by itself."""
-    if type(method).found_regions is Method.found_regions:
-        return None
-    batch = first_batch(subject.config, subject.images, subject.config.training.batch_size)
-    title = f"{subject.name}: regions found by {subject.config.method.name}"
-    return draw_found_regions(subject.config, method, batch, subject.images, subject.run, samples, title)
-
-
-def view_names(plan: ViewPlan) -> list[str]:
-    """What the views are called in pictures."""
-    kinds = iter(PATCH_NAMES)
-    patches = [f", {next(kinds)}" if view.crop == "patch" else "" for view in plan.views]
-    return [f"view {number}{patch}" for number, patch in enumerate(patches, start=1)]
-
-
-def to_pixels(views: Tensor) -> Tensor:
-    """Normalised views (N, 3, S, S) float as uint8."""
-    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
-    return ((views * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-@torch.no_grad()
-def draw_features(subject: Subject, method: Method, run: Path, positions: list[int]) -> Image.Image:
-    """Feature maps of the centres of images before and after, at twice the views' side.
-
-    Args:
-        method: with the weights that the run's seed draws.
-        positions: of the images in the list.
-    """
-    config = subject.config
-    side = 2 * config.method.plan.views[0].size
-    start = Encoder(config.backbone, size=config.method.plan.views[0].size, maps=_MAPS).eval()
-    start.body.load_state_dict(method.backbone.body.state_dict())
-    networks = {"random start": start, "pre-trained": load_backbone(run, _MAPS)}
-    squares = torch.stack([centre_square(subject.images.load(index), side) for index in positions])
-    inputs = normalise(squares.float() / 255)
-    take_statistics(start, inputs)
-    rows = {
-        label: torch.cat([network(image[None])[_SHOWN_MAP] for image in inputs]) for label, network in networks.items()
-    }
-    pictures = [Image.fromarray(square.permute(1, 2, 0).contiguous().numpy()) for square in squares]
+def draw_learned(subject: Subject, batch: Batch) -> dict[str, Image.Image]:
+    """The pictures of what a run tells apart, at twice the views' side, by name."""
+    config, positions = subject.config, batch.index.tolist()
+    side = config.method.plan.views[0].size
+    networks, _ = networks_of(subject)
+    squares = centre_squares(subject.images, positions, 2 * side)
+    prepare(networks, squares)
+    maps = {label: maps_of(network, squares) for label, network in networks.items()}
+    pictures = [picture_of(square) for square in squares]
     begun = "" if subject.init == "random" else f", begun from {subject.init} weights"
-    title = f"{subject.name}: {_SHOWN_MAP} of {config.backbone.name}, main directions as colours{begun}"
-    return feature_maps_figure(pictures, rows, title)
-
-
-def take_statistics(network: nn.Module, inputs: Tensor) -> None:
-    """Give batch norms, which have seen nothing yet, the statistics of the inputs; leave all in evaluation mode."""
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.momentum = None  # a plain mean over what was seen
-        norm.train()
-    if norms:
-        network(inputs)
-    network.eval()
-
-
-def centre_square(image: Image.Image, side: int) -> Tensor:
-    """The largest centred square of an image, resized: (3, side, side) uint8."""
-    width, height = image.size
-    crop = CropDraw(*centred_crop(width, height, (1.0, 1.0)), flip=False)
-    return torch.from_numpy(cut(image, crop, ViewSpec(size=side, interpolation="bicubic")))
-
-
-def draw_curves(subject: Subject, records: list[dict[str, Any]]) -> Image.Image:
-    """The loss terms over the steps, and the speed."""
-    return curves_figure(records, loss_terms(records[-1]), f"{subject.name}: {subject.config.method.name}")
+    what = f"{subject.name}: {MAP} of {config.backbone.name}"
+    figures = {"features.png": feature_maps_figure(pictures, maps, f"{what}, main directions as colours{begun}")}
+    ends = {label: networks[label] for label in (START, list(networks)[-1])}
+    views, cuts = point_views(subject.images, batch, 2 * side)
+    points = {label: affinities(network, cuts) for label, network in ends.items()}
+    figures["points.png"] = strips_figure(affinity_strips(views, points), f"{what}, what matches a point")
+    if len(subject.images) > 1:
+        shown = gallery(subject.images, positions, side)
+        queries, near = neighbours(ends, shown)
+        strips = nearest_strips(shown.pictures, shown.names, shown.boxes, queries, near)
+        figures["nearest.png"] = strips_figure(strips, f"{what}, nearest regions")
+    clusters = segments({label: maps[label] for label in ends}, config.training.seed)
+    figures["segments.png"] = region_maps_figure(pictures, clusters, f"{what}, clusters of features")
+    return figures

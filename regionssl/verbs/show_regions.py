@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,24 @@ from regionssl.data.patches import PatchSource
 from regionssl.engine.checkpoint import list_checkpoints, load_checkpoint
 from regionssl.geometry import corners
 from regionssl.methods.base import Method
-from regionssl.report.pairs import Matched, pairs_figure
-from regionssl.report.regions import region_maps_figure
+from regionssl.report.pairs import Matched
 
 _STATES = 4  # shown of a run, beside its start
 _NEIGHBOURS = 4
 
 
-def draw_found_regions(
-    config: RunConfig, method: Method, batch: Batch, images: ImageList, run: Path | None, samples: int, title: str
-) -> Image.Image | None:
+@dataclass(frozen=True)
+class FoundRegions:
+    """The arguments of the figure of regions, and the names of its images."""
+
+    images: list[Image.Image]
+    names: list[str]
+    rows: dict[str, tuple[np.ndarray, str]]
+
+
+def found_regions(
+    config: RunConfig, method: Method, batch: Batch, images: ImageList, run: Path | None, samples: int
+) -> FoundRegions | None:
     """The regions that a method finds at its start and at some of the checkpoints that the run keeps.
 
     Args:
@@ -38,6 +46,8 @@ def draw_found_regions(
     Returns:
         None if the method takes regions as they come.
     """
+    if type(method).found_regions is Method.found_regions:
+        return None
     seen = coloured(batch, config.method.plan)
     found = method.found_regions(seen)
     if found is None:
@@ -54,8 +64,8 @@ def draw_found_regions(
         found = method.found_regions(replace(seen, epoch=epoch, step=step - 1))
         assert found is not None
         rows[f"step {step}, epoch {epoch + 1}"] = note_of(found[:samples])
-    pictures = [images.load(index) for index in batch.index[:samples].tolist()]
-    return region_maps_figure(pictures, rows, title)
+    positions = batch.index[:samples].tolist()
+    return FoundRegions([images.load(i) for i in positions], [images.names[i] for i in positions], rows)
 
 
 def note_of(regions: Tensor) -> tuple[np.ndarray, str]:
@@ -65,7 +75,7 @@ def note_of(regions: Tensor) -> tuple[np.ndarray, str]:
     return maps, f"{np.mean(counts):.1f} an image"
 
 
-def draw_pairs(images: ImageList, patches: PatchSource, positions: list[int], title: str) -> Image.Image:
+def matched_pairs(images: ImageList, patches: PatchSource, positions: list[int]) -> list[Matched]:
     """Of each image the best pair of boxes with each of its nearest images."""
     rows = []
     for i in positions:
@@ -73,4 +83,4 @@ def draw_pairs(images: ImageList, patches: PatchSource, positions: list[int], ti
         best = [torch.from_numpy(np.asarray(patches.pairs[i][rank][0], np.float64)) for rank in range(len(near))]
         boxes = [(corners(pair[None, :4])[0].tolist(), corners(pair[None, 4:])[0].tolist()) for pair in best]
         rows.append(Matched(images.load(i), [images.load(other) for other in near], boxes, images.names[i]))
-    return pairs_figure(rows, title)
+    return rows

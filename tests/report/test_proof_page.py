@@ -2,14 +2,16 @@
 
 import math
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
 from regionssl.report.learning_curve import Curve, CurvePoint, learning_curves, swatch
-from regionssl.report.proof_page import Picture, ProofPage, Table, proof_page
+from regionssl.report.page import Picture, Table
+from regionssl.report.proof_page import ProofPage, proof_page
+
+from page_reader import Reader
 
 CURVES = [
     Curve("run <1>", [CurvePoint(4, 0.1, 8.0, 7.0, 9.2), CurvePoint(40, 1.0, 12.0, 11.0, 13.0)]),
@@ -17,37 +19,12 @@ CURVES = [
 ]
 
 
-class Reader(HTMLParser):
-    """Sees that elements close in order, and gathers text and attributes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text, self.found = "", list[tuple[str, dict[str, str | None]]]()
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, text: str) -> None:
-        self.text += text
-
-
 @pytest.fixture
 def page() -> Reader:
     table = Table("Scores & more", ["start", "10 %"], [["run <1>", "8.0"], ["random", "8.8"]], "a note")
     cases = [("What one gets", [Picture(Image.new("RGB", (30, 20), "red"), 'an "image"')]), ("Nothing", [])]
     content = ProofPage("Title", "A < B.", [("task", "x")], ["few & small"], "mIoU", CURVES, [table], cases)
-    reader = Reader()
-    reader.feed(proof_page(content))
-    return reader
+    return Reader(proof_page(content))
 
 
 def test_the_page_is_well_formed_and_needs_nothing_else(page: Reader) -> None:

@@ -15,9 +15,13 @@ from regionssl.build import load_config
 from regionssl.data.images import ImageList
 from regionssl.data.loader import EpochPlan, StepSampler, make_loader
 from regionssl.data.photometric import normalise
-from regionssl.verbs.show import centre_square, first_batch, to_pixels
+from regionssl.verbs.learned import centre_square
+from regionssl.verbs.sights import to_pixels
+from regionssl.verbs.subject import first_batch
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+ORDER = ["views.png", "curves.png", "features.png", "points.png", "nearest.png", "segments.png"]
+OF_A_RUN = set(ORDER)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +44,9 @@ def test_a_run_is_shown_by_views_curves_and_features(
 ) -> None:
     out = tmp_path / "new" / "folder"
     assert show(run, out, samples=3) == out
-    assert set(sizes(out)) == {"views.png", "curves.png", "features.png"}
+    assert set(sizes(out)) == OF_A_RUN
     printed = capsys.readouterr().out.split()
-    assert [Path(word).name for word in printed if word != "wrote"] == ["views.png", "curves.png", "features.png"]
+    assert [Path(word).name for word in printed if word != "wrote"] == ORDER
     show(run, tmp_path / "more", samples=4)
     assert sizes(tmp_path / "more")["views.png"][1] > sizes(out)["views.png"][1]
     assert sizes(tmp_path / "more")["features.png"][0] > sizes(out)["features.png"][0]
@@ -51,7 +55,7 @@ def test_a_run_is_shown_by_views_curves_and_features(
 def test_pictures_are_the_same_every_time(run: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         show(run, tmp_path / name, samples=2)
-    for picture in ("views.png", "curves.png", "features.png"):
+    for picture in OF_A_RUN:
         assert (tmp_path / "one" / picture).read_bytes() == (tmp_path / "two" / picture).read_bytes()
 
 
@@ -85,7 +89,7 @@ def test_regions_of_r2o_are_shown_over_its_training(scenes: Path, tmp_path: Path
     run, images = tmp_path / "run", tmp_path / "images"
     pretrain(scenes, run, recipe="r2o_small", size=64, batch_size=8, steps=4, set=settings)
     show(run, tmp_path / "of_run", samples=2)
-    assert set(sizes(tmp_path / "of_run")) == {"views.png", "regions.png", "curves.png", "features.png"}
+    assert set(sizes(tmp_path / "of_run")) == OF_A_RUN | {"regions.png"}
     show(scenes, images, recipe="r2o_small", samples=2, size=64, set=[*settings, "training.batch_size=8"])
     assert set(sizes(images)) == {"views.png", "regions.png"}
     two_states_more = sizes(tmp_path / "of_run")["regions.png"][1] - sizes(images)["regions.png"][1]
