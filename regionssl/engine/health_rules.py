@@ -164,7 +164,7 @@ def _pairs(history: History) -> Iterator[Finding]:
         "a pair of matching features is no more alike than features of different images: views, boxes, windows or "
         "points are matched wrongly, or the views share nothing; look at them with regionssl show"
     )
-    yield from _unlike(history, "_negative", 0.05, 0.03, sentence)
+    yield from _unlike(history, "_negative", 0.03, 0.01, sentence)
 
 
 def _places(history: History) -> Iterator[Finding]:

@@ -68,7 +68,7 @@ def judged(changes: dict[str, float], first: int = GRACE, count: int = 2 * MANY)
         ({"health/image_target_std": 0.04}, "red", "image_target_std"),
         ({"health/image_target_rank": 1.2}, "amber", "image_target_rank"),
         ({"health/image_target_rank": 1.0}, "red", "image_target_rank"),
-        ({"health/image_slow_positive": 0.33}, "amber", "image_slow_positive over negative"),
+        ({"health/image_slow_positive": 0.317}, "amber", "image_slow_positive over negative"),
         ({"health/image_slow_positive": 0.3}, "red", "image_slow_positive over negative"),
         ({"health/boxes_elsewhere": 0.599}, "amber", "boxes_positive over elsewhere"),
         ({"health/boxes_elsewhere": 0.61}, "red", "boxes_positive over elsewhere"),
