@@ -66,6 +66,6 @@ def _mark(canvas: Canvas, edges: Edges, ranks: Sequence[int]) -> None:
 def _canvas(image: Image.Image) -> tuple[Canvas, Panel]:
     """An image to draw on."""
     picture, scale = fit(image.convert("RGB"), _SIDE, _SIDE)
-    canvas, panel = Canvas(*picture.size), Panel(0, 0, *picture.size, scale)
+    canvas, panel = Canvas(*picture.size), Panel(0, 0, picture.width, picture.height, scale)
     canvas.paste(picture, panel)
     return canvas, panel

@@ -119,7 +119,7 @@ def _curves(page: RunPage) -> str:
 def _seen(runs: Sequence[RunPart]) -> list[str]:
     """A section for each heading, with the strips of each run."""
     headings = list(dict.fromkeys(heading for run in runs for heading, _ in run.seen))
-    sections = []
+    sections: list[str] = []
     for heading in headings:
         parts = []
         for run in runs:

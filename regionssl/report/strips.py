@@ -84,7 +84,7 @@ def _draw_tile(canvas: Canvas, left: int, top: int, tile: Tile) -> None:
     scale = min(_SIDE / source.width, _SIDE / source.height)
     size = max(1, round(source.width * scale)), max(1, round(source.height * scale))
     picture = source.resize(size, Image.Resampling.NEAREST) if tile.cells else fit(source, _SIDE, _SIDE)[0]
-    panel = Panel(left, top, *picture.size, scale)
+    panel = Panel(left, top, picture.width, picture.height, scale)
     canvas.paste(picture, panel)
     canvas.outline(panel.edges, LINE, 1, halo=False)
     canvas.write(left, top + picture.height + _CAPTION / 2, shorten(tile.caption, _SIDE, SMALL), SMALL, MUTED)

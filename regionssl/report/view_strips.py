@@ -54,7 +54,7 @@ def view_strips(
 
 def _source(image: Image.Image, crops: Mapping[int, Crops], matches: MatchedRegions) -> tuple[Canvas, Panel]:
     picture, scale = fit(image.convert("RGB"), SIDE, SIDE)
-    canvas, panel = Canvas(*picture.size), Panel(0, 0, *picture.size, scale)
+    canvas, panel = Canvas(*picture.size), Panel(0, 0, picture.width, picture.height, scale)
     draw_source(canvas, panel, picture, crops, matches.views)
     return canvas, panel
 

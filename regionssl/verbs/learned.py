@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ def networks_of(subject: Subject) -> tuple[Networks, list[str]]:
     return networks, notes
 
 
-def _chosen(kept: list[tuple[int, object]]) -> list[tuple[int, object]]:
+def _chosen(kept: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
     """At most as many as are shown, evenly spread."""
     places = np.linspace(0, len(kept) - 1, min(_CHECKPOINTS, len(kept))).round()
     return [kept[int(place)] for place in places]
