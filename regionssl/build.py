@@ -112,7 +112,7 @@ def parse_method(tree: Any) -> MethodConfig:
     if preset is not None and (not isinstance(preset, str) or (name, preset) not in PRESETS):
         known = [preset_name for method, preset_name in PRESETS if method == name]
         raise InputError(f"unknown preset {preset!r} of {name}{nearest(str(preset), known)}")
-    base = PRESETS.get((name, preset), {})
+    base = {} if preset is None else PRESETS[name, preset]
     return parse(METHODS[name].Config, base | values, "method")
 
 

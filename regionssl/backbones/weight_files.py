@@ -50,7 +50,7 @@ _ARRAY_PARTS: dict[tuple[str, str], Any] = {
 _DTYPES = [type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")]
 
 
-class _ArrayUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _ArrayUnpickler(pickle._Unpickler):
     """Reads containers, numbers, strings and numpy arrays, and refuses everything else.
 
     Written in Python, as the one in C makes room for as many remembered objects as a few bytes of a file ask for.
