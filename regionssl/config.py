@@ -53,9 +53,14 @@ def load_yaml(text: str) -> Any:
         yaml.YAMLError: it is not YAML, asks for objects, or is larger.
         ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError: as PyYAML does.
     """
-    if _written_out(yaml.compose(text, yaml.SafeLoader), {}) > _LARGEST:
-        raise yaml.YAMLError(f"its aliases make more than {_LARGEST:,} values of it")
-    return yaml.safe_load(text)
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if _written_out(node, {}) > _LARGEST:
+            raise yaml.YAMLError(f"its aliases make more than {_LARGEST:,} values of it")
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _written_out(node: yaml.Node | None, known: dict[int, int]) -> int:

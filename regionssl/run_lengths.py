@@ -24,7 +24,10 @@ def unpack(counts: str | Sequence[int]) -> list[int]:
         TypeError: neither text nor a sequence.
     """
     if not isinstance(counts, str):
-        return [*map(int, counts)]
+        try:
+            return [*map(int, counts)]
+        except OverflowError as error:
+            raise ValueError(f"a length is no number of pixels: {error}") from error
     runs: list[int] = []
     value = shift = 0
     for character in counts:

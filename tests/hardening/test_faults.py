@@ -94,8 +94,8 @@ def test_an_image_removed_during_the_run_is_set_aside(pictures: Path, tmp_path: 
     pretrain(pictures, tmp_path / "run", recipe=TINY, steps=8)
     events = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     aside = [event for event in events if event.get("event") == "set_aside"]
-    gone = [(event["image"], event["reason"]) for event in aside]
-    assert gone == [(first.relative_to(pictures).as_posix(), "is missing")]
+    name = first.relative_to(pictures).as_posix()
+    assert [(event["image"], event["reason"]) for event in aside] == [(name, "is missing")]
     assert [event["step"] for event in events if "loss" in event] == list(range(8))
 
 

@@ -107,7 +107,7 @@ def test_images(count: int, tmp_path: Path) -> None:
     assert 0.1 * count < good < count
 
 
-@sizes(60, 300)
+@sizes(40, 300)
 def test_recipes(count: int, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     recipes = [path.read_text() for path in sorted(RECIPES.glob("*.yaml"))]
