@@ -37,7 +37,7 @@ from regionssl.verbs.learned import (
     segments,
 )
 from regionssl.verbs.run_record import RunRecord, part_of, plots_of, read_run, state_of
-from regionssl.verbs.show_regions import found_regions, matched_pairs
+from regionssl.verbs.show_regions import finds_regions, found_regions, matched_pairs
 from regionssl.verbs.sights import see, strips_of
 from regionssl.verbs.subject import Subject, first_batch, open_run, patches_of
 
@@ -133,9 +133,9 @@ def _seen(record: RunRecord, subject: Subject, samples: int) -> list[tuple[str, 
         return pair_strips(matched_pairs(subject.images, patches, batch.index.tolist()))
 
     def regions() -> list[Strip]:
-        if patches_of(subject) is not None:
-            return []
         method = make_method(config, World(), config.training.seed, "random")
+        if not finds_regions(method):
+            return []
         whole = first_batch(config, subject.images, config.training.batch_size)
         found = found_regions(config, method, whole, subject.images, subject.run, samples)
         return [] if found is None else by_image(found.images, found.names, region_rows(found.images, found.rows))

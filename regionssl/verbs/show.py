@@ -38,7 +38,7 @@ from regionssl.verbs.learned import (
 )
 from regionssl.verbs.pretrain import DEFAULT_RECIPE
 from regionssl.verbs.run_folder import CONFIG, FACTS
-from regionssl.verbs.show_regions import found_regions, matched_pairs
+from regionssl.verbs.show_regions import finds_regions, found_regions, matched_pairs
 from regionssl.verbs.show_weights import is_weights, show_weights
 from regionssl.verbs.sights import draw_views, see
 from regionssl.verbs.subject import Subject, first_batch, open_images, open_run, patches_of
@@ -121,10 +121,11 @@ def draw(subject: Subject, samples: int) -> dict[str, Image.Image]:
             pictures["curves.png"] = curves_figure(records, loss_terms(records[-1]), f"{name}: {config.method.name}")
         if (subject.run / CARD).is_file():
             pictures |= draw_learned(subject, batch)
-    whole = first_batch(config, subject.images, config.training.batch_size) if patches is None else batch
-    if found := found_regions(config, method, whole, subject.images, subject.run, samples):
-        title = f"{name}: regions found by {config.method.name}"
-        pictures["regions.png"] = region_maps_figure(found.images, found.rows, title)
+    if finds_regions(method):
+        whole = first_batch(config, subject.images, config.training.batch_size)
+        if found := found_regions(config, method, whole, subject.images, subject.run, samples):
+            title = f"{name}: regions found by {config.method.name}"
+            pictures["regions.png"] = region_maps_figure(found.images, found.rows, title)
     return pictures
 
 

@@ -33,6 +33,11 @@ class FoundRegions:
     rows: dict[str, tuple[np.ndarray, str]]
 
 
+def finds_regions(method: Method) -> bool:
+    """Whether a method may find regions by its own features."""
+    return type(method).found_regions is not Method.found_regions
+
+
 def found_regions(
     config: RunConfig, method: Method, batch: Batch, images: ImageList, run: Path | None, samples: int
 ) -> FoundRegions | None:
@@ -46,8 +51,6 @@ def found_regions(
     Returns:
         None if the method takes regions as they come.
     """
-    if type(method).found_regions is Method.found_regions:
-        return None
     seen = coloured(batch, config.method.plan)
     found = method.found_regions(seen)
     if found is None:
