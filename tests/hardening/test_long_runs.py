@@ -1,0 +1,59 @@
+"""Thousands of steps: memory and open files of a run and its loader process do not grow."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from regionssl.engine.log import read_log
+
+pytestmark = pytest.mark.long
+
+STEPS = 5000
+ROOM = 24
+"""MiB by which resident memory may differ between a fifth of the run and its end."""
+SETTINGS = ["--backbone", "test_resnet", "--size", "32", "--batch-size", "8", "--workers", "1", "--device", "cpu"]
+
+
+def family(process: int) -> list[int]:
+    """A process and its children."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(member for child in children for member in family(int(child)))]
+
+
+def resident_mib(process: int) -> float:
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def measured(process: int) -> tuple[int, float, int]:
+    """Number of processes, their memory in MiB, their open files."""
+    members = family(process)
+    return len(members), sum(map(resident_mib, members)), sum(len(os.listdir(f"/proc/{m}/fd")) for m in members)
+
+
+@pytest.mark.parametrize("recipe", ["byol_small", "moco_v2_small"])
+def test_nothing_grows(recipe: str, scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "regionssl", "pretrain", str(scenes), "--recipe", recipe, "--out", str(out)]
+    with (tmp_path / "said").open("wb") as said:
+        run = subprocess.Popen(
+            [*command, *SETTINGS, "--steps", str(STEPS)], stdout=said, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+    early, late = None, None
+    while run.poll() is None:
+        time.sleep(0.5)
+        steps = read_log(out / "log.jsonl")[-1:] if (out / "log.jsonl").is_file() else []
+        done = steps[0]["step"] if steps else 0
+        if early is None and done >= STEPS // 5:
+            early = measured(run.pid)
+        elif STEPS * 0.9 <= done < STEPS * 0.95:
+            late = measured(run.pid)
+    assert run.returncode == 0
+    assert early is not None
+    assert late is not None
+    assert (late[0], late[2]) == (early[0], early[2])
+    assert late[1] - early[1] < ROOM
