@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from regionssl.data.images import ImageList, find_images
 from regionssl.data.scenes import write_scenes
 
 torch.set_num_threads(1)
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -31,7 +31,7 @@ def reference(count: int, seed: int, stream: int, epoch: int, index: int) -> lis
     return [(splitmix((sample + i * 0x9E3779B97F4A7C15) & WORD) >> 11) * 2.0**-53 for i in range(1, count + 1)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(-(2**63), 2**64), st.sampled_from(Stream), st.integers(0, 2**40), st.integers(0, 2**62))
 def test_uniform_is_the_hash_of_its_counters(seed: int, stream: Stream, epoch: int, index: int) -> None:
     ours = counted.uniform((5,), seed, stream, epoch, torch.tensor([index]))
@@ -71,7 +71,7 @@ def test_neighbouring_counters_are_uncorrelated(seed: int) -> None:
         assert not torch.equal(base, other.flatten()), name
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=12), st.integers(0, 10**6))
 def test_a_sample_draws_the_same_in_any_batch(index: list[int], epoch: int) -> None:
     together = counted.uniform((2, 3), 7, Stream.COLOURS, epoch, torch.tensor(index))
@@ -100,7 +100,7 @@ def test_uniform_leaves_torch_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(-(2**63), 2**63), st.sampled_from(Stream), st.lists(COUNTERS, max_size=3))
 def test_generator_is_a_pure_function(seed: int, stream: Stream, counters: list[int]) -> None:
     first = counted.generator(seed, stream, *counters)
@@ -149,7 +149,7 @@ def test_too_many_counters_are_refused() -> None:
         counted.generator(0, Stream.VIEWS, 1, 2, 3, 4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(-(2**63), 2**64), st.integers(0, 2**40), st.lists(st.integers(0, 2**62), min_size=1, max_size=4))
 def test_single_numbers_are_those_of_the_whole(seed: int, epoch: int, index: list[int]) -> None:
     whole = counted.uniform((4, 5), seed, Stream.BOXES, epoch, torch.tensor(index)).flatten(1).numpy()

@@ -15,7 +15,7 @@ from regionssl import geometry
 from regionssl.geometry import Crops
 
 Rectangle = tuple[int, int, int, int]
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 
 
 def rectangles(least: int = 1, most: int = 10_000) -> st.SearchStrategy[Rectangle]:

@@ -11,8 +11,8 @@ from regionssl.report.drawing import ticks
 
 WIDTH, HEIGHT = 480, 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 24, 54
-SERIES = 6
-"""Number of colours, dashes and markers before they repeat."""
+COLOURS, MARKERS = 6, 8
+"""How many there are before they repeat; no two of 24 curves have both in common."""
 _DASHES = ("", "7 4", "2 4", "10 3 2 3", "1 3", "12 5")
 
 
@@ -43,16 +43,16 @@ def learning_curves(curves: Sequence[Curve], metric: str) -> str:
         *_grid(frame, curves, metric),
     ]
     for number, curve in enumerate(curves):
-        parts += _line(frame, curve, number % SERIES, (number - (len(curves) - 1) / 2) * 7)
+        parts += _line(frame, curve, number, (number - (len(curves) - 1) / 2) * 7)
     return "\n".join([*parts, "</svg>"])
 
 
 def swatch(number: int) -> str:
     """The line and marker of a series, for a legend."""
-    series = number % SERIES
+    colour = number % COLOURS
     return (
-        f'<svg class="swatch s{series}" viewBox="0 0 36 14" aria-hidden="true">'
-        f'<line x1="1" x2="35" y1="7" y2="7" stroke-dasharray="{_DASHES[series]}"/>{_marker(18, 7, series)}</svg>'
+        f'<svg class="swatch s{colour}" viewBox="0 0 36 14" aria-hidden="true">'
+        f'<line x1="1" x2="35" y1="7" y2="7" stroke-dasharray="{_DASHES[colour]}"/>{_marker(18, 7, number)}</svg>'
     )
 
 
@@ -108,12 +108,13 @@ def _grid(frame: _Frame, curves: Sequence[Curve], metric: str) -> list[str]:
     return parts
 
 
-def _line(frame: _Frame, curve: Curve, series: int, shift: float) -> list[str]:
+def _line(frame: _Frame, curve: Curve, number: int, shift: float) -> list[str]:
     """The line; its intervals and markers a little beside those of the other lines."""
     points = [point for point in curve.points if math.isfinite(point.mean)]
     places = [(frame.x(point.images) + shift, frame.y(point.mean)) for point in points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    parts = [f'<g class="s{series}">', f'<polyline points="{path}" stroke-dasharray="{_DASHES[series]}"/>']
+    colour = number % COLOURS
+    parts = [f'<g class="s{colour}">', f'<polyline points="{path}" stroke-dasharray="{_DASHES[colour]}"/>']
     for point, (x, y) in zip(points, places, strict=True):
         said = f"{curve.name}, {point.images:,} images: {point.mean:.1f}"
         bars = ""
@@ -125,7 +126,7 @@ def _line(frame: _Frame, curve: Curve, series: int, shift: float) -> list[str]:
         label = escape(said)
         parts.append(
             f'<g class="point" tabindex="0" role="img" aria-label="{label}"><title>{label}</title>'
-            f"{bars}{_marker(x, y, series)}{_value(point, x, y)}</g>"
+            f"{bars}{_marker(x, y, number)}{_value(point, x, y)}</g>"
         )
     return [*parts, "</g>"]
 
@@ -137,13 +138,16 @@ def _value(point: CurvePoint, x: float, y: float) -> str:
     return f'<text class="value" x="{middle:.1f}" y="{y - 10:.1f}" text-anchor="middle">{point.mean:.1f}{bounds}</text>'
 
 
-def _marker(x: float, y: float, series: int) -> str:
-    shapes = {
-        0: f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>',
-        1: f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>',
-        2: f'<polygon points="{x:.1f},{y - 5.5:.1f} {x + 5:.1f},{y + 4:.1f} {x - 5:.1f},{y + 4:.1f}"/>',
-        3: f'<polygon points="{x:.1f},{y - 6:.1f} {x + 6:.1f},{y:.1f} {x:.1f},{y + 6:.1f} {x - 6:.1f},{y:.1f}"/>',
-        4: f'<polygon points="{x:.1f},{y + 5.5:.1f} {x + 5:.1f},{y - 4:.1f} {x - 5:.1f},{y - 4:.1f}"/>',
-        5: f'<circle class="hollow" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>',
-    }
-    return shapes[series]
+def _marker(x: float, y: float, number: int) -> str:
+    up = f'points="{x:.1f},{y - 5.5:.1f} {x + 5:.1f},{y + 4:.1f} {x - 5:.1f},{y + 4:.1f}"'
+    shapes = (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>',
+        f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>',
+        f"<polygon {up}/>",
+        f'<polygon points="{x:.1f},{y - 6:.1f} {x + 6:.1f},{y:.1f} {x:.1f},{y + 6:.1f} {x - 6:.1f},{y:.1f}"/>',
+        f'<polygon points="{x:.1f},{y + 5.5:.1f} {x + 5:.1f},{y - 4:.1f} {x - 5:.1f},{y - 4:.1f}"/>',
+        f'<circle class="hollow" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>',
+        f'<rect class="hollow" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>',
+        f'<polygon class="hollow" {up}/>',
+    )
+    return shapes[number % MARKERS]

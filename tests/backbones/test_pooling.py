@@ -79,7 +79,7 @@ class TestPreciseProperties:
         extent=st.tuples(st.floats(0.3, 4), st.floats(0.3, 4)),
         seed=st.integers(0, 99),
     )
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_equals_a_fine_sum_over_the_surface(self, corner, extent, seed):
         features = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         box = (*corner, corner[0] + extent[0], corner[1] + extent[1])

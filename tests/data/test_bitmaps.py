@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -17,7 +17,6 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))
 def test_pixels_are_read_as_written(width: int, height: int, seed: int) -> None:
     image = noise(width, height, seed)
@@ -29,7 +28,6 @@ def test_pixels_are_read_as_written(width: int, height: int, seed: int) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(image))
 
 
-@settings(deadline=None)
 @given(st.data(), st.integers(1, 40), st.integers(1, 40))
 def test_crops_are_those_of_the_image(data: st.DataObject, width: int, height: int) -> None:
     image = noise(width, height)

@@ -236,7 +236,7 @@ def test_probe_decodes_only_what_looks_cut_short(monkeypatch: pytest.MonkeyPatch
         assert (header.format, header.mode, header.width, header.height) == (fmt, "RGB", 80, 48)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     fmt=st.sampled_from(["JPEG", "PNG", "WEBP", "BMP", "TIFF"]),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -453,7 +453,6 @@ class TestImageList:
         assert names[99_999] == names[-1] == "train/n00099999/image_00099999.JPEG"
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=6), max_size=8))
 def test_names_are_what_went_in(strings: list[str]) -> None:
     names = Names(strings)
@@ -466,7 +465,6 @@ def test_names_are_what_went_in(strings: list[str]) -> None:
         names[len(strings)]
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 30),
     st.integers(0, 30),

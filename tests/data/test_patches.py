@@ -70,7 +70,7 @@ def test_the_counted_generator_accepts_as_often_as_the_release(box: tuple[int, i
     sides=st.tuples(st.integers(16, 400), st.integers(16, 400)),
     share=st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_jittered_box_lies_in_the_image_and_shares_more_than_half(
     seed: int, sides: tuple[int, int], share: tuple[float, float]
 ) -> None:

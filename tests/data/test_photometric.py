@@ -344,7 +344,7 @@ pixels = st.lists(st.tuples(unit, unit, unit), min_size=1, max_size=20).map(
 
 
 @given(pixels, st.floats(-0.5, 0.5, width=32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_hue_turns_back_and_keeps_value_and_chroma(image: Tensor, shift: float) -> None:
     turned = ops.hue(image, torch.tensor([shift]))
     torch.testing.assert_close(turned.amax(1), image.amax(1), rtol=0, atol=1e-6)
@@ -353,7 +353,7 @@ def test_hue_turns_back_and_keeps_value_and_chroma(image: Tensor, shift: float) 
 
 
 @given(pixels, st.floats(0, 2, width=32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_saturation_and_hue_leave_grey_alone(image: Tensor, factor: float) -> None:
     grey = ops.grey(image)
     torch.testing.assert_close(ops.saturation(grey, torch.tensor([factor])), grey, rtol=0, atol=1.1e-4)
@@ -361,7 +361,7 @@ def test_saturation_and_hue_leave_grey_alone(image: Tensor, factor: float) -> No
 
 
 @given(st.integers(8, 30), st.integers(8, 30), st.floats(0.05, 6), unit)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_blurs_keep_a_flat_image(height: int, width: int, sigma: float, value: float) -> None:
     image = torch.full((1, 3, height, width), value)
     torch.testing.assert_close(ops.gaussian_blur(image, torch.tensor([sigma]), 24), image, rtol=0, atol=1e-5)

@@ -35,7 +35,7 @@ def test_the_grid_of_the_release() -> None:
         )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(SIDE, SIDE, SIDE, SIDE, st.integers(1, 60), st.booleans(), st.data())
 def test_a_lattice_reads_the_label_of_the_pixel_below(
     width: int, height: int, columns: int, rows: int, side: int, flip: bool, data: st.DataObject

@@ -65,7 +65,7 @@ def test_types_shapes_and_ranges() -> None:
         assert set(scene.labels.tolist()) <= set(range(1, len(scenes.CLASSES) + 1))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**40), st.integers(32, 100), st.integers(0, 2**31))
 def test_labels_are_exact(index: int, size: int, seed: int) -> None:
     scene = scenes.generate(index, size, seed)
@@ -205,7 +205,7 @@ def _decode(segmentation: dict[str, list[int]]) -> np.ndarray:
     return np.array(values).reshape(width, height).T
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 6), st.integers(1, 6), st.data())
 def test_run_lengths_go_down_the_columns(height: int, width: int, data: st.DataObject) -> None:
     bits = data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))

@@ -67,7 +67,7 @@ def test_the_crops_of_the_release() -> None:
         assert (flips[0], crops) == (bool(flip), expected)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     SIDE,
     SIDE,
@@ -186,7 +186,7 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(2, 120),
     st.integers(2, 120),
@@ -207,7 +207,7 @@ def test_cut_is_pillows_crop_resize_and_mirror(width: int, height: int, how: str
     np.testing.assert_array_equal(view, np.asarray(expected).transpose(2, 0, 1))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(8, 200),
     st.integers(8, 200),

@@ -175,7 +175,7 @@ def test_iou_by_hand() -> None:
     assert result.accuracy == pytest.approx(3 / 5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
 def test_iou_equals_sets_of_pixels(pairs: list[tuple[int, int]]) -> None:
     labels, predictions = torch.tensor(pairs).T

@@ -23,7 +23,7 @@ def compressed(mask: np.ndarray) -> dict[str, object]:
 
 
 @given(masks)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_both_forms_of_run_lengths_give_the_mask_back(mask: np.ndarray) -> None:
     height, width = mask.shape
     plain = {"size": [height, width], "counts": run_lengths.encode(mask)}
@@ -43,7 +43,7 @@ polygon = st.lists(st.floats(-5, 45, width=32), min_size=6, max_size=16).filter(
 
 
 @given(st.lists(polygon, min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_polygons_are_filled_as_pycocotools_fills_each_of_them(polygons: list[list[float]]) -> None:
     expected = np.zeros((30, 40), bool)
     for one in polygons:

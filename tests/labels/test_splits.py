@@ -49,7 +49,7 @@ def names(one: Counted, positions: np.ndarray) -> set[str]:
 
 
 @given(tables, seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_fractions_are_nested_whole_and_independent_of_the_order_of_files(table: np.ndarray, seed: int) -> None:
     fractions = [0.3, 0.01, 1, 0.5]
     whole = labelled(table)
@@ -66,7 +66,7 @@ def test_fractions_are_nested_whole_and_independent_of_the_order_of_files(table:
 
 
 @given(tables, seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_greedy_rule_is_as_stated(table: np.ndarray, seed: int) -> None:
     """Each image has a class of which least was taken, and classes are met before any is met in vain."""
     counts = np.concatenate([table, (table.sum(1) == 0)[:, None]], 1)
@@ -84,7 +84,7 @@ def test_the_greedy_rule_is_as_stated(table: np.ndarray, seed: int) -> None:
 
 
 @given(tables, seeds, st.floats(0.05, 0.95))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_validation_split_and_the_rest_make_the_whole(table: np.ndarray, seed: int, share: float) -> None:
     kept, scored = train_val(labelled(table), share, seed)
     assert sorted([*kept, *scored]) == list(range(len(table)))

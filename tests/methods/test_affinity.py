@@ -63,7 +63,7 @@ def test_distillation_equals_that_of_one_point_after_another(limit: int) -> None
     torch.testing.assert_close(ours.grad, slow.grad, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 5), st.integers(1, 60), st.integers(0, 10_000))
 def test_blocks_cover_every_wanted_point_once(images: int, points: int, width: int, limit: int, seed: int) -> None:
     wanted = torch.rand(images, points, generator=torch.Generator().manual_seed(seed)) < 0.5

@@ -93,7 +93,7 @@ def test_an_equal_negative_does_not_beat_the_positive() -> None:
     assert hits.tolist() == [1, 1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(1, 200))
 def test_blocks_cover_everything_once_within_the_limit(groups: int, height: int, columns: int, limit: int) -> None:
     seen = torch.zeros(groups, height, dtype=torch.int64)

@@ -59,7 +59,7 @@ def test_with_one_row_an_image_there_is_no_elsewhere_and_a_twin_adds_its_likenes
     assert float(found["health/image_online_std"]) == pytest.approx(0.5 * float(feature_std(online[:, 0])), rel=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 6), st.integers(1, 4), st.integers(2, 12), st.integers(0, 2**20))
 def test_rotating_and_scaling_the_features_changes_nothing(images: int, rows: int, dim: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -67,7 +67,7 @@ def slow_share(one: np.ndarray, other: np.ndarray) -> float | None:
     return differing / common if alike else None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 5), st.sampled_from([0.02, 0.05, 0.5]))
 def test_pairs_are_those_of_a_plain_loop(seed: int, n: int, m: int, share: float) -> None:
     rng = np.random.default_rng(seed)

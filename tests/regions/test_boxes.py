@@ -240,7 +240,7 @@ def records(draw: st.DrawFn) -> list[list[int]]:
     return rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pairs=st.lists(records(), min_size=1, max_size=6),
     grid=st.booleans(),

@@ -125,7 +125,7 @@ def slow_k_means(rows: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarr
     return labels
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), rows=st.integers(5, 40), clusters=st.integers(1, 5))
 def test_the_specifications_words(seed: int, rows: int, clusters: int) -> None:
     data = random_rows(1, rows, seed=seed).double()
@@ -145,7 +145,7 @@ def test_groups_do_not_see_each_other() -> None:
         torch.testing.assert_close(alone.centres[0], together.centres[group])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), clusters=st.integers(1, 6))
 def test_unused_rows_change_nothing(seed: int, clusters: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -190,7 +190,7 @@ def test_it_is_k_means_in_half_precision_surroundings_too() -> None:
     assert torch.equal(mixed.labels, k_means(data, 4, draws).labels)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), groups=st.integers(1, 4), clusters=st.integers(1, 7))
 def test_both_ways_to_sum_a_cluster(seed: int, groups: int, clusters: int) -> None:
     """The GPU's and the CPU's against a loop; clusters without rows, and rows without a cluster, among them."""

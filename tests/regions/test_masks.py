@@ -66,7 +66,7 @@ def test_superpixels_themselves_as_masks() -> None:
     torch.testing.assert_close(seen, GOLDEN["aligned1_soft_slic_noflip"], atol=2e-5, rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(points=st.integers(1, 40), cells=st.integers(1, 20), slots=st.integers(1, 9), seed=st.integers(0, 999))
 def test_soft_regions_are_interpolated_one_hots(points: int, cells: int, slots: int, seed: int) -> None:
     regions = torch.randint(slots, (2, points, points), generator=torch.Generator().manual_seed(seed))
@@ -75,7 +75,7 @@ def test_soft_regions_are_interpolated_one_hots(points: int, cells: int, slots: 
     torch.testing.assert_close(soft_regions(regions, slots, cells).double(), expected, atol=1e-5, rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(points=st.integers(2, 40), cells=st.integers(1, 20), slots=st.integers(1, 6), seed=st.integers(0, 999))
 def test_label_maps_by_their_definition(points: int, cells: int, slots: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

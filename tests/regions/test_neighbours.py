@@ -95,7 +95,7 @@ def test_a_missing_faiss_is_named_or_done_without(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(NearestImages(bank("feats"), "auto").of(EVERY, 3).numpy(), KNN["knn3"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(st.integers(0, 4), min_size=7, max_size=7), min_size=1, max_size=5), st.integers(1, 7))
 def test_top_is_a_stable_sort(rows: list[list[int]], k: int) -> None:
     expected = [sorted(range(7), key=lambda i: (-row[i], i))[:k] for row in rows]
@@ -120,7 +120,7 @@ def test_the_pairs_of_the_release(case: str) -> None:
         np.testing.assert_array_equal(found, PAIRS[f"{name}_pairs"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 10**6))
 def test_pairs_are_the_most_similar(own: int, other: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

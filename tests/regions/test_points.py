@@ -74,7 +74,7 @@ def uniform(images: int, regions: int, points: int, epoch: int = 0) -> Tensor:
     return counted.uniform(draws_shape(regions, points), 3, Stream.POINTS, epoch, torch.arange(images))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     side=st.integers(1, 6),

@@ -75,7 +75,7 @@ def slow_filter(boxes: list[Box]) -> list[Box]:
 BOX = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 40), st.integers(1, 40))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(BOX, max_size=30))
 def test_the_filter_is_its_rules(boxes: list[Box]) -> None:
     rules = ProposalFilter(min_size=8, top=6)

@@ -47,7 +47,7 @@ def test_windows_per_axis(size: int, window: int, stride: int, per_axis: int) ->
     assert len(window_grid(size, window, stride)) == per_axis**2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(8, 300), st.integers(1, 60), st.integers(4, 60))
 def test_grid_is_every_window_that_ends_before_the_border(size: int, window: int, stride: int) -> None:
     if window >= size:

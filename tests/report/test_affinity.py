@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -45,7 +45,6 @@ def slow_cosines(maps: np.ndarray, one: int, other: int) -> np.ndarray:
     return table
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), side=st.integers(1, 4))
 def test_similarities_are_cosines_about_the_mean_to_half_a_level(seed: int, side: int) -> None:
     maps = features(seed, side)

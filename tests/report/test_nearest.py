@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -21,7 +21,6 @@ def brute_force(features: np.ndarray, query: tuple[int, int], count: int) -> lis
     return sorted(best, reverse=True)[:count]
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), images=st.integers(2, 6), regions=st.integers(1, 5), count=st.integers(1, 7))
 def test_nearest_regions_are_those_of_brute_force(seed: int, images: int, regions: int, count: int) -> None:
     features = torch.randn(images, regions, 4, generator=torch.Generator().manual_seed(seed))

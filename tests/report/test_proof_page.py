@@ -79,3 +79,4 @@ def test_one_fraction_and_many_starts_can_be_drawn() -> None:
     svg = ElementTree.fromstring(learning_curves(curves, "ap"))
     assert len(list(svg.iter("polyline"))) == 8
     assert ElementTree.fromstring(swatch(7)).get("class") == "swatch s1"
+    assert len({swatch(number) for number in range(24)}) == 24

@@ -4,7 +4,7 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from regionssl.report.step_plot import Plot, Turn, step_plot, thinned
@@ -63,7 +63,6 @@ def test_one_point_is_a_dot_and_many_are_thinned_below_their_mean() -> None:
     assert max(smooth) - min(smooth) < max(heights) - min(heights)
 
 
-@settings(deadline=None)
 @given(values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=900), most=st.integers(2, 300))
 def test_thinning_keeps_peaks_and_order(values: list[float], most: int) -> None:
     points = [(float(step), value) for step, value in enumerate(values)]

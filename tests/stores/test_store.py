@@ -82,7 +82,7 @@ INTEGERS = arrays.arrays(
 FLOATS = arrays.arrays(st.sampled_from([np.float16, np.float32, np.float64]), arrays.array_shapes(min_side=0))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.none(), INTEGERS, FLOATS))
 def test_an_array_is_read_as_it_was_written(array: np.ndarray | None) -> None:
     again = decode(code(array))
@@ -276,7 +276,7 @@ def test_a_broken_manifest_is_named(tmp_path: Path, text: str) -> None:
         open_store(tmp_path, None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 10**7))
 def test_every_image_is_in_one_shard(images: int) -> None:
     manifest = Manifest("boxes", {}, "", images)

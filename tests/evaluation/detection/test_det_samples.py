@@ -32,7 +32,7 @@ from regionssl.labels.sets import Objects, ObjectSet
     st.booleans(),
     st.integers(0, 2**31),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_box_mask_and_pixels_stay_together(
     width: int, height: int, new_width: int, new_height: int, flip: bool, seed: int
 ) -> None:

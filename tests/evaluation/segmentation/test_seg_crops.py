@@ -33,7 +33,7 @@ def blocks(width: int, height: int, seed: int, block: int = 12) -> np.ndarray:
     return cells.repeat(block, 0).repeat(block, 1)[:height, :width]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.integers(30, 110),
     st.integers(30, 110),

@@ -114,7 +114,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert not torch.equal(first.encoder.body.conv1.weight, other.encoder.body.conv1.weight)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from([1, 2, 31, 32, 33, 70]), st.booleans(), st.integers(0, 10**6))
 def test_winners_are_those_of_the_enlarged_scores(classes: int, align: bool, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
