@@ -94,6 +94,7 @@ class Pulse:
                 continue  # judged by the time since the last answer
             if gone is not None:
                 self._end(gone)
+                return
             self.answered = time.monotonic()
             if seen != self.seen or seen == _DONE:
                 self.seen, self.moved = seen, self.answered

@@ -66,7 +66,7 @@ def number_text(value: float) -> str:
     """A tick's number: 0.25, 40, 12k, 3e-05."""
     if value and abs(value) >= 10_000:
         return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k"
-    return f"{value:.4g}"
+    return f"{value:.6g}"
 
 
 def _draw_plot(canvas: Canvas, panel: Panel, name: str, points: Points) -> None:

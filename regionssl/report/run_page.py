@@ -23,9 +23,9 @@ class RunPart:
         turns: sentences on the changes of the lamp.
         state: how far it is.
         missing: sentences on what cannot be shown.
-        views, regions: what the method sees and holds together; headings and strips.
         facts: names and values. choices: the automatic ones.
         settings: the resolved recipe.
+        seen: what the method sees and holds together; headings and strips.
     """
 
     name: str

@@ -13,6 +13,7 @@ from regionssl.report.drawing import ticks
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 200, 50, 10, 10, 36
 _SERIES = 6
 _SMOOTH_FROM, _MOST = 40, 240
+_ROUNDING = 1e-5  # of the values: a smaller spread is that of float32, not of the run
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class _Frame:
         steps = [x for points in series for x, _ in points]
         values = [y for points in series for _, y in points] + list(band or ())
         low, high = min(values), max(values)
-        margin = 0.06 * (high - low) if high - low > 1e-9 * max(abs(low), abs(high)) else 0.5 * abs(high) or 0.5
+        margin = 0.06 * (high - low) if high - low > _ROUNDING * max(abs(low), abs(high)) else 0.5 * abs(high) or 0.5
         first, last = min(steps), max(steps)
         return cls(
             first - (0.5 if first == last else 0), last + (0.5 if first == last else 0), low - margin, high + margin

@@ -72,3 +72,13 @@ def test_thinning_keeps_peaks_and_order(values: list[float], most: int) -> None:
     assert set(kept) <= set(points)
     assert max(y for _, y in kept) == max(values)
     assert min(y for _, y in kept) == min(values)
+
+
+def test_the_numbers_of_an_axis_differ_and_noise_of_rounding_fills_no_picture() -> None:
+    close = svg_of(Plot("momentum", [("a", [(1.0, 0.99), (100.0, 0.9901)])]))
+    numbers = [text.text for text in close.iter("text") if text.get("text-anchor") == "end"]
+    assert len(set(numbers)) == len(numbers) > 2
+    noise = [(float(step), 0.99 + 1e-7 * (step % 3)) for step in range(30)]
+    (line,) = svg_of(Plot("momentum", [("a", noise)])).iter("polyline")
+    heights = [y for _, y in places(line)]
+    assert max(heights) - min(heights) < 0.2
