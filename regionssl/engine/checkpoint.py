@@ -49,7 +49,7 @@ def _write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def _write_text(path: Path, content: str) -> None:
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from regionssl.engine.checkpoint import write_text
 from regionssl.errors import InputError
 from regionssl.evaluation.outcome import Outcome
 from regionssl.proof.plan import Training
@@ -127,11 +129,12 @@ def write_outcome(outcome: Outcome, folder: Path, training: Training) -> None:
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    """Write a table; floats with all their digits, nothing for nan."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows([["" if value is None or value != value else value for value in row] for row in rows])
+    """Write a table atomically; floats with all their digits, nothing for nan."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([["" if value is None or value != value else value for value in row] for row in rows])
+    write_text(path, file.getvalue())
 
 
 def _number(value: float) -> float | None:

@@ -30,7 +30,7 @@ from regionssl.verbs.claim import LOCK, claimed
 from regionssl.verbs.evaluate import described, say, versions
 from regionssl.verbs.prove_output import Proof, write_proof
 
-PLAN, CELLS = "plan.json", "cells"
+PLAN, CELLS, MADE_WITH = "plan.json", "cells", "made_with.json"
 FRACTIONS = (0.01, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -60,6 +60,9 @@ def prove(
     ] = None,
     unlabelled: Annotated[
         Path | None, typer.Option(help="images of pre-training, to look for copies [default: those that the runs name]")
+    ] = None,
+    cells: Annotated[
+        Path | None, typer.Option(help="folder of trainings that comparisons share [default: OUT/cells]")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     devices: Annotated[int, typer.Option(help="trainings side by side, one a GPU")] = 1,
@@ -101,11 +104,23 @@ def prove(
         plan, merged = without_equal_fractions(plan)
         warnings = [*merged, *small_fractions(plan)]
         say(console, *warnings)
-        keep_plan(out, identity(plan, protocol, factors, search, place))
+        keep(
+            out / PLAN,
+            identity(plan, protocol, factors, search),
+            "another comparison",
+            f"run the same one, or choose another --out, with --cells {out / CELLS} to take over finished trainings",
+        )
+        store = Store(Path(cells or out / CELLS))
+        keep(
+            store.folder / MADE_WITH,
+            {"device": place.type, "versions": versions()},
+            "trainings of another device or other versions of libraries, which are no fair comparison",
+            "run with the same ones, or choose another --out or --cells",
+        )
         total = len(trials(plan, factors, search)) + len(plan.blocks) * len(starts)
         counter = _Counter(console, total, devices)
         effort = Effort(place.type, devices, factors, search, limit, looked)
-        carried = carry_out(plan, Store(out / CELLS), effort, counter.report, lambda line: say(console, line))
+        carried = carry_out(plan, store, effort, counter.report, lambda line: say(console, line))
         comparison = compare(plan, carried.results, carried.blocks)
         remarks = tuple(notes[1:] + warnings)
         proof = Proof(plan, protocol, carried, comparison, leakage, remarks, factors, search, str(data))
@@ -158,9 +173,7 @@ def without_equal_fractions(plan: Plan) -> tuple[Plan, list[str]]:
     return Plan(plan.starts, plan.runs, plan.evaluator, plan.data, fractions, plan.seeds, plan.draws, plan.seed), lines
 
 
-def identity(
-    plan: Plan, protocol: ProtocolFile, rates: Sequence[float], search: float, place: torch.device
-) -> dict[str, Any]:
+def identity(plan: Plan, protocol: ProtocolFile, rates: Sequence[float], search: float) -> dict[str, Any]:
     """All that decides the table."""
     return {
         "task": protocol.evaluator.task,
@@ -175,26 +188,23 @@ def identity(
         "draws": plan.draws,
         "rates": list(rates),
         "search": search,
-        "device": place.type,
-        "versions": versions(),
     }
 
 
-def keep_plan(out: Path, now: dict[str, Any]) -> None:
-    """Write the plan, or see that it is the one that was begun.
+def keep(path: Path, now: dict[str, Any], what: str, advice: str) -> None:
+    """Write facts of a folder, or see that they are those that were written.
+
+    Args:
+        what: the folder holds, if they are not.
+        advice: what to do then.
 
     Raises:
-        InputError: the folder holds another one; the differences are shown.
+        InputError: they are not; the differences are shown.
     """
-    path = out / PLAN
     if path.is_file():
         changed = differences(json.loads(path.read_text()), json.loads(json.dumps(now)))
         if changed:
-            raise InputError(
-                f"{out} holds another comparison:\n  "
-                + "\n  ".join(changed)
-                + "\nrun the same one, or choose another --out"
-            )
+            raise InputError(f"{path.parent} holds {what}:\n  " + "\n  ".join(changed) + f"\n{advice}")
     write_json(path, now)
 
 

@@ -71,6 +71,25 @@ def test_a_comparison_writes_its_files_and_comes_out_the_same_again(labels: Path
     other = CliRunner().invoke(app, [*arguments, "--out", str(out), "--seeds", "1"])
     assert isinstance(other.exception, InputError)
     assert "seeds: 2 -> 1" in str(other.exception)
+    assert f"--cells {out / 'cells'}" in str(other.exception)
+
+
+def test_comparisons_share_trainings(labels: Path, run: Path, tmp_path: Path) -> None:
+    arguments = ["prove", str(run), "--task", "pixel_probe", "--data", str(labels), "--seeds", "1", *QUICK]
+    arguments += ["--cells", str(tmp_path / "cells")]
+    first, more = tmp_path / "first", tmp_path / "more"
+    assert CliRunner().invoke(app, [*arguments, "--fractions", "1", "--out", str(first)]).exit_code == 0
+    said = CliRunner().invoke(app, [*arguments, "--fractions", "0.5", "1", "--out", str(more)])
+    assert said.exit_code == 0, said.output
+    assert said.output.count("found done") == 2
+    assert [row for row in rows(more / "results.csv") if row["fraction"] == "1.0"] == rows(first / "results.csv")
+
+    made_with = tmp_path / "cells" / "made_with.json"
+    facts = json.loads(made_with.read_text())
+    made_with.write_text(json.dumps(facts | {"device": "cuda"}))
+    other = CliRunner().invoke(app, [*arguments, "--fractions", "1", "--out", str(tmp_path / "other")])
+    assert isinstance(other.exception, InputError)
+    assert re.search(r"cells holds trainings of another device .*\n  device: cuda -> cpu", str(other.exception))
 
 
 def test_validation_images_that_were_pre_trained_on_do_not_count(labels: Path, run: Path, tmp_path: Path) -> None:
