@@ -24,11 +24,11 @@ wheel: .venv/installed
 	build/outside/bin/pip install --quiet build/wheel/regionssl-*.whl
 	cd build/outside && bin/regionssl demo
 
-# Known vulnerabilities of what is installed, and everyone's licence.
+# Known vulnerabilities of what is installed, and everyone's licence. Fails too where the database cannot be asked.
 audit: .venv/installed
 	$(BIN)/pip install --quiet pip-audit pip-licenses
 	$(BIN)/pip-licenses --order=license
-	$(BIN)/pip-audit --local --skip-editable
+	$(BIN)/pip-audit --local --skip-editable --strict
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
