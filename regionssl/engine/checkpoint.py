@@ -43,6 +43,15 @@ def write_text(path: Path, content: str) -> None:
     write_atomically(path, lambda partial: _write_text(partial, content))
 
 
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values atomically.
+
+    Raises:
+        InputError: as :func:`write_atomically`.
+    """
+    write_atomically(path, lambda partial: _write_state(partial, state))
+
+
 def _write_state(path: Path, state: dict[str, Any]) -> None:
     with path.open("wb") as file:  # given a name instead, torch reports a full disk as an internal error
         torch.save(state, file)
@@ -60,7 +69,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.ckpt"
-    write_atomically(path, lambda partial: _write_state(partial, state))
+    write_state(path, state)
     for _, old in list_checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
     for partial in folder.glob(".*.partial"):

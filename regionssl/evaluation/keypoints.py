@@ -24,6 +24,7 @@ from regionssl.evaluation.keypoint_pictures import draw_keypoints
 from regionssl.evaluation.outcome import Outcome
 from regionssl.evaluation.person_detector import build_with_branch
 from regionssl.evaluation.point_precision import COCO_KEYPOINTS, keypoint_scores
+from regionssl.evaluation.saved import SavedTraining
 from regionssl.evaluation.start import Start
 from regionssl.labels.coco import coco
 from regionssl.labels.sets import ObjectSet, Split
@@ -87,7 +88,7 @@ class KeypointTask(DetectorSettings, TrainingSettings):
             lambda pool, channels: KeypointBranch(pool, channels, self.convs, self.width, count),
             seed,
         )
-        losses = fit(model, samples, self, seed, device)
+        losses = fit(model, samples, self, seed, device, SavedTraining(out, self, start, data.train, seed, device))
         results = [
             result
             for position, output in enumerate(outputs(model, data.val, device, self.precision))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -80,6 +82,16 @@ def open_start(source: str, backbone: str | None = None, name: str | None = None
     if backbone is None:
         raise InputError(f"{source} does not say which backbone it is for; add --backbone, such as --backbone resnet50")
     return Start(name or (source if not run.is_file() else run.stem), source, EncoderConfig(name=backbone))
+
+
+def weights_digest(start: Start) -> str:
+    """What changes when a start's weights do."""
+    path = Path(start.source)
+    if (path / CARD).is_file():
+        return f"run {read_card(path)['sha256']}"
+    if path.is_file():
+        return f"file {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"{start.source} {start.config.model_dump_json()} timm {version('timm')}"
 
 
 def take_statistics(network: nn.Module, inputs: Tensor) -> None:

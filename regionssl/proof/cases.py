@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from regionssl.data.decode import UnreadableImage
 from regionssl.evaluation.detection.pictures import SHOWN_SCORE
 from regionssl.evaluation.segmentation.pictures import palette
+from regionssl.labels.digest import Labelled
 from regionssl.labels.sets import MapSet, ObjectSet
-from regionssl.proof.plan import Labelled
 from regionssl.proof.store import Result
 
 _WIDTH, _CAPTION, _ENLARGED = 300, 18, 2.0  # of one panel, pixels; small images are enlarged

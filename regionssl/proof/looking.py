@@ -13,11 +13,10 @@ from regionssl.data.image_list import ImageList
 from regionssl.data.images import find_images, scan
 from regionssl.engine.checkpoint import write_json
 from regionssl.errors import InputError
-from regionssl.evaluation.start import Start
+from regionssl.evaluation.start import Start, weights_digest
 from regionssl.labels.sets import Split
 from regionssl.proof.leakage import TESTS, Leakage, find_leaks
 from regionssl.proof.likeness import COSINE, LEAST, MOST_ON_CPU, pooled_features, standardised_features
-from regionssl.proof.starts import weights_digest
 from regionssl.proof.store import write_csv
 
 KEPT, LISTED = "leakage.json", "leakage.csv"

@@ -12,15 +12,14 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from regionssl.config import Config, to_plain
-from regionssl.evaluation.start import Start
+from regionssl.evaluation.start import Start, weights_digest
 from regionssl.evaluation.tasks import Evaluator
-from regionssl.labels.sets import ClassSet, MapSet, ObjectSet, Split
+from regionssl.labels.digest import labels_digest
+from regionssl.labels.sets import Split
 from regionssl.labels.splits import nested_fractions, train_val
-from regionssl.proof.starts import weights_digest
 
 HOLD_OUT = 0.2  # share of the training labels on which settings are chosen
 
-Labelled = ObjectSet | MapSet | ClassSet
 Block = tuple[float, int]
 """A label fraction and a seed, for which all starts are trained."""
 
@@ -143,27 +142,6 @@ class Plan:
         for part in (train, val):
             digest.update(part.encode() if isinstance(part, str) else part.astype("<i8").tobytes() + b"-")
         return digest.hexdigest()[:16]
-
-
-def labels_digest(labelled: Labelled) -> str:
-    """What changes when images or labels do: names and sizes of files, and all that is in memory."""
-    digest = hashlib.sha256(labelled.images.fingerprint.encode())
-    digest.update("\0".join([*labelled.images.names, *labelled.classes]).encode())
-    if isinstance(labelled, MapSet):
-        digest.update(labelled.maps.fingerprint.encode() + labelled.values.tobytes())
-    elif isinstance(labelled, ClassSet):
-        digest.update(labelled.truth.tobytes())
-    else:
-        for one in labelled.objects:
-            for array in (one.boxes, one.labels, one.crowd, one.area, one.keypoints):
-                digest.update(b"-" if array is None else array.tobytes())
-            digest.update(json.dumps([one.masks, one.dense], default=_plain).encode())
-    return digest.hexdigest()[:16]
-
-
-def _plain(value: Any) -> Any:
-    """Bytes of run lengths and NumPy values, for JSON."""
-    return value.decode("latin-1") if isinstance(value, bytes) else np.asarray(value).tolist()
 
 
 def small_fractions(plan: Plan) -> list[str]:

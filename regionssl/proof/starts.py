@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +78,6 @@ def maps_of(settings: dict[str, Any]) -> tuple[str, ...]:
     maps = settings.get("maps") or ["c5"]
     found = tuple(name for name in maps if name in ("c2", "c3", "c4", "c5"))
     return found or ("c5",)
-
-
-def weights_digest(start: Start) -> str:
-    """What changes when a start's weights do."""
-    path = Path(start.source)
-    if (path / CARD).is_file():
-        return f"run {read_card(path)['sha256']}"
-    if path.is_file():
-        return f"file {hashlib.sha256(path.read_bytes()).hexdigest()}"
-    return f"{start.source} {start.config.model_dump_json()} timm {version('timm')}"
 
 
 def _knows_its_backbone(source: str) -> bool:

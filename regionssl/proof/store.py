@@ -7,7 +7,6 @@ import fcntl
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from regionssl.engine.checkpoint import write_text
 from regionssl.errors import InputError
 from regionssl.evaluation.outcome import Outcome
+from regionssl.evaluation.saved import forget
 from regionssl.proof.plan import Training
 from regionssl.proof.statistics import drawn_metrics, image_metrics
 
@@ -97,11 +97,11 @@ class Store:
     def run(self, training: Training, device: str) -> Result:
         """Do a training that this process has claimed, and keep it."""
         partial = self.folder / f".{training.key}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
         artefacts = partial / ARTEFACTS
-        artefacts.mkdir(parents=True)
+        artefacts.mkdir(parents=True, exist_ok=True)
         outcome = training.evaluator.run(training.start, training.data, artefacts, training.seed, device)
         write_outcome(outcome, partial, training)
+        forget(artefacts)
         os.replace(partial, self.folder / training.key)
         found = self.find(training)
         assert found is not None

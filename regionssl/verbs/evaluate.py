@@ -18,11 +18,12 @@ from regionssl.engine.log import duration
 from regionssl.errors import InputError
 from regionssl.evaluation.outcome import Outcome
 from regionssl.evaluation.published import published_rows
-from regionssl.evaluation.start import Start, open_start
+from regionssl.evaluation.saved import forget
+from regionssl.evaluation.start import Start, open_start, weights_digest
 from regionssl.evaluation.tasks import ProtocolFile, load_protocol, open_data
+from regionssl.labels.digest import labels_digest
 from regionssl.labels.sets import Split
-from regionssl.proof.plan import labels_digest
-from regionssl.proof.starts import checked_inputs, maps_of, try_out, weights_digest
+from regionssl.proof.starts import checked_inputs, maps_of, try_out
 from regionssl.verbs.claim import claimed
 
 OUTCOME, EVIDENCE = "outcome.json", "evidence.npz"
@@ -72,6 +73,7 @@ def evaluate(
             "val": labels_digest(labels.val),
         }
         write_json(out / OUTCOME, facts | {"device": str(place), "data": source} | plain(outcome, protocol, out))
+        forget(out)
     show_metrics(outcome, console)
     show_published(protocol, outcome, start, console)
     say(console, f"{duration(outcome.seconds)}; written to {out}")

@@ -9,9 +9,9 @@ from proof_inputs import make_run, weights_file
 
 from regionssl.backbones.encoder import EncoderConfig
 from regionssl.errors import InputError
-from regionssl.evaluation.start import Start
+from regionssl.evaluation.start import Start, weights_digest
 from regionssl.proof.cost import pretraining_hours
-from regionssl.proof.starts import checked_inputs, maps_of, open_starts, weights_digest
+from regionssl.proof.starts import checked_inputs, maps_of, open_starts
 
 
 @pytest.fixture

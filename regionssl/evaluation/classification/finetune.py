@@ -20,6 +20,7 @@ from regionssl.evaluation.classification.scores import score
 from regionssl.evaluation.classification.training import TrainingSettings
 from regionssl.evaluation.inputs import standardise
 from regionssl.evaluation.outcome import Outcome
+from regionssl.evaluation.saved import SavedTraining
 from regionssl.evaluation.start import Start
 from regionssl.labels.sets import ClassSet, Split
 
@@ -49,7 +50,8 @@ class FineTuneTask(TrainingSettings):
         optimiser = self.make_optimiser(
             [([*network.encoder.parameters()], 1.0), ([*network.head.parameters()], self.head_lr)]
         )
-        self.train(lambda images: [network(images)], optimiser, data.train, exclusive, start, seed, device)
+        saved = SavedTraining(out, self, start, data.train, seed, device)
+        self.train(network, optimiser, data.train, exclusive, start, seed, device, saved)
         scores = self._scores(network.eval(), data.val, start, device)
         return write_outcome(score(scores, data.val, exclusive), scores, data.val, out, began)
 

@@ -21,6 +21,7 @@ from regionssl.evaluation.classification.training import TrainingSettings
 from regionssl.evaluation.frozen import frozen_encoder, read_maps
 from regionssl.evaluation.inputs import standardise
 from regionssl.evaluation.outcome import Outcome
+from regionssl.evaluation.saved import SavedTraining
 from regionssl.evaluation.start import Start
 from regionssl.labels.sets import ClassSet, Split
 
@@ -67,7 +68,8 @@ class LinearTask(TrainingSettings):
         encoder = frozen_encoder(start, names, data.train.images, self.cut, seed, device)
         heads = Heads(self, encoder, len(data.train.classes), seed, device)
         optimiser = self.make_optimiser([([*heads.parameters()], 1.0)])
-        self.train(heads, optimiser, data.train, exclusive, start, seed, device)
+        saved = SavedTraining(out, self, start, data.train, seed, device)
+        self.train(heads, optimiser, data.train, exclusive, start, seed, device, saved)
         scores = self._scores(heads, data.val, start, device)
         found = [score(one, data.val, exclusive) for one in scores]
         return write_outcome(_joined(names, found), scores[-1], data.val, out, began)

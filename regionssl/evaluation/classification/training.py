@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal, Self
 
 import torch
@@ -21,12 +21,11 @@ from regionssl.engine.optim import Lars
 from regionssl.errors import InputError
 from regionssl.evaluation.classification.pictures import Batch, TrainingBatches, TrainingCut
 from regionssl.evaluation.inputs import standardise
+from regionssl.evaluation.saved import SavedTraining
 from regionssl.evaluation.start import Start
 from regionssl.labels.sets import ClassSet
 
 _BETWEEN_CHECKS = 50  # iterations
-
-Forward = Callable[[Tensor], list[Tensor]]
 
 
 class TrainingSettings(TrainingCut):
@@ -83,44 +82,52 @@ class TrainingSettings(TrainingCut):
 
     def train(
         self,
-        forward: Forward,
+        network: nn.Module,
         optimiser: Optimizer,
         labelled: ClassSet,
         exclusive: bool,
         start: Start,
         seed: int,
         device: str,
+        saved: SavedTraining | None = None,
     ) -> None:
-        """Train the optimiser's parameters on the sum of the losses of what ``forward`` gives for images.
+        """Train the optimiser's parameters on the sum of the losses of all that ``network`` gives for images.
 
         Images, their order and what happens to them are functions of (seed, epoch, image).
+
+        Args:
+            saved: where its state is kept, and taken up if it was stopped before.
 
         Raises:
             InputError: an image that cannot be read, or a loss that is not finite.
         """
         targets = torch.from_numpy(labelled.truth).to(device)
         with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
-            for step, batch in enumerate(self._batches(labelled, seed)):
+            done, _ = saved.go_on(network, optimiser) if saved else (0, [])
+            for step, batch in enumerate(self._batches(labelled, seed, done), done):
                 torch.manual_seed(integer(seed, Stream.STEP, step))
                 for group in optimiser.param_groups:
                     group["lr"] = self.rate(step) * group["factor"]
                 inputs = standardise(self.colour(batch.to(device)), start.mean, start.std)
                 truth = targets[batch.rows.to(device)]
                 optimiser.zero_grad()
-                loss = self._loss(forward, inputs, truth, exclusive)
+                loss = self._loss(network, inputs, truth, exclusive)
                 loss.backward()
                 optimiser.step()
                 if (step % _BETWEEN_CHECKS == 0 or step == self.iterations - 1) and not bool(loss.isfinite()):
                     raise InputError(f"the loss is {loss.item()} at iteration {step} with lr {self.lr}; lower lr")
+                if saved:
+                    saved.keep(network, optimiser, step + 1, [], step + 1 == self.iterations)
 
-    def _loss(self, forward: Forward, inputs: Tensor, truth: Tensor, exclusive: bool) -> Tensor:
+    def _loss(self, network: nn.Module, inputs: Tensor, truth: Tensor, exclusive: bool) -> Tensor:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            outputs = forward(inputs)
-        return torch.stack([class_loss(scores.float(), truth, exclusive) for scores in outputs]).sum()
+            outputs = network(inputs)
+        several = [outputs] if isinstance(outputs, Tensor) else outputs
+        return torch.stack([class_loss(scores.float(), truth, exclusive) for scores in several]).sum()
 
-    def _batches(self, labelled: ClassSet, seed: int) -> Iterator[Batch]:
+    def _batches(self, labelled: ClassSet, seed: int, first: int) -> Iterator[Batch]:
         batches = TrainingBatches(labelled.images, self, self.batch_size, self.iterations, seed)
-        loader = DataLoader(batches, batch_size=None, num_workers=self.workers)
+        loader = DataLoader(batches, batch_size=None, sampler=range(first, self.iterations), num_workers=self.workers)
         console = Console(stderr=True)
         for batch in track(loader, "training", self.iterations, console=console, disable=not sys.stderr.isatty()):
             if isinstance(batch, InputError):

@@ -29,6 +29,7 @@ from regionssl.evaluation.detection.predictions import outputs
 from regionssl.evaluation.detection.training import TrainingSettings, fit
 from regionssl.evaluation.outcome import Outcome
 from regionssl.evaluation.person_detector import build_with_branch
+from regionssl.evaluation.saved import SavedTraining
 from regionssl.evaluation.start import Start
 from regionssl.labels.coco import coco
 from regionssl.labels.sets import ObjectSet, Split
@@ -89,7 +90,7 @@ class DensePoseTask(DetectorSettings, TrainingSettings):
         if surface is not None:
             _check_parts(surface, [*poses, *samples.poses])
         model = self._detector(start, len(data.train.classes), seed)
-        losses = fit(model, samples, self, seed, device)
+        losses = fit(model, samples, self, seed, device, SavedTraining(out, self, start, data.train, seed, device))
         found = [detections(output) for output in outputs(model, data.val, device, self.precision)]
         scores, evidence = dense_scores(coco(data.val), poses, found, similarity)
         metrics = {f"{self.score}_{name}": value for name, value in scores.items()}

@@ -23,6 +23,7 @@ from regionssl.evaluation.detection.samples import Samples
 from regionssl.evaluation.detection.training import TrainingSettings, fit
 from regionssl.evaluation.detection.voc_metrics import voc_scores
 from regionssl.evaluation.outcome import Outcome
+from regionssl.evaluation.saved import SavedTraining
 from regionssl.evaluation.start import Start
 from regionssl.labels.coco import coco
 from regionssl.labels.sets import ObjectSet, Split
@@ -59,7 +60,7 @@ class DetectionTask(_Settings):
         """
         began = time.perf_counter()
         coco_tools()
-        found, losses = _trained(self, self.detector, start, data, False, seed, device)
+        found, losses = _trained(self, self.detector, start, data, False, out, seed, device)
         if self.metric == "coco":
             scores, evidence = coco_scores(coco(data.val), coco_results(found), "bbox")
         else:
@@ -87,7 +88,7 @@ class InstanceTask(_Settings):
         began = time.perf_counter()
         coco_tools()
         _check_masks(data)
-        found, losses = _trained(self, self.detector, start, data, True, seed, device)
+        found, losses = _trained(self, self.detector, start, data, True, out, seed, device)
         truth, results = coco(data.val), coco_results(found)
         masks, evidence = coco_scores(truth, results, "segm")
         boxes, _ = coco_scores(truth, results, "bbox")
@@ -97,14 +98,21 @@ class InstanceTask(_Settings):
 
 
 def _trained(
-    settings: _Settings, kind: Kind, start: Start, data: Split[ObjectSet], masks: bool, seed: int, device: str
+    settings: _Settings,
+    kind: Kind,
+    start: Start,
+    data: Split[ObjectSet],
+    masks: bool,
+    out: Path,
+    seed: int,
+    device: str,
 ) -> tuple[list[Detections], list[float]]:
     """Detections on the validation images of a detector trained on the others, and the loss of every iteration."""
     if not any((~one.crowd).any() for one in data.val.objects):
         raise InputError(f"none of the {len(data.val)} validation images has an object; there is nothing to score")
     samples = Samples(data.train, settings, seed, masks)
     model = build(kind, start, len(data.train.classes), settings, seed)
-    losses = fit(model, samples, settings, seed, device)
+    losses = fit(model, samples, settings, seed, device, SavedTraining(out, settings, start, data.train, seed, device))
     with torch.random.fork_rng(devices=[]):
         return detect(model, data.val, device, settings.precision), losses
 

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Literal, Protocol
 
 import torch
@@ -23,6 +24,7 @@ from regionssl.config import Config
 from regionssl.counted import Stream
 from regionssl.engine.log import duration
 from regionssl.errors import InputError
+from regionssl.evaluation.saved import SavedTraining
 
 _SECONDS_BETWEEN_LINES = 30.0
 _WORKERS = 8
@@ -87,6 +89,7 @@ def fit(
     settings: TrainingSettings,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    saved: SavedTraining | None = None,
 ) -> list[float]:
     """Train a detector in place; it ends on ``device`` and in evaluation mode.
 
@@ -95,6 +98,7 @@ def fit(
 
     Args:
         model: in training mode takes lists of images and of targets and returns a dict of losses, to be added.
+        saved: where its state is kept, and taken up if it was stopped before.
 
     Returns:
         The loss of every iteration.
@@ -105,10 +109,10 @@ def fit(
     device = torch.device(device)
     model.to(device).train()
     optimiser = make_optimiser(model, settings)
-    losses: list[float] = []
-    progress = _Progress(settings.iterations)
+    done, losses = saved.go_on(model, optimiser) if saved else (0, [])
+    progress = _Progress(settings.iterations, done)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for iteration, batch in enumerate(_batches(dataset, settings, settings.iterations, seed, device)):
+        for iteration, batch in enumerate(_batches(dataset, settings, settings.iterations, seed, device, done), done):
             torch.manual_seed(counted.integer(seed, Stream.STEP, iteration))
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(settings, iteration)
@@ -116,6 +120,8 @@ def fit(
             if not math.isfinite(losses[-1]):
                 raise InputError(_not_finite(iteration, [dataset.name(i) for i in batch[0]]))
             progress.say(iteration + 1, losses[-1])
+            if saved:
+                saved.keep(model, optimiser, iteration + 1, losses, iteration + 1 == settings.iterations)
         if settings.precise_norm:
             _precise_statistics(model, dataset, settings, seed, device)
     model.eval()
@@ -191,12 +197,15 @@ class _Drawn(Dataset[tuple[int, Tensor, dict[str, Tensor]]]):
 
 
 def _batches(
-    dataset: TrainingSet, settings: TrainingSettings, count: int, seed: int, device: torch.device
+    dataset: TrainingSet, settings: TrainingSettings, count: int, seed: int, device: torch.device, first: int = 0
 ) -> Iterator[Batch]:
-    """``count`` batches from permutations of the set; a batch may begin in one permutation and end in the next."""
+    """``count`` batches from permutations of the set, without those before ``first``.
+
+    A batch may begin in one permutation and end in the next.
+    """
     loader = DataLoader(
         _Drawn(dataset),
-        batch_sampler=_keys(len(dataset), settings.batch_size, count, seed),
+        batch_sampler=islice(_keys(len(dataset), settings.batch_size, count, seed), first, None),
         num_workers=worker_count(device),
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
@@ -236,13 +245,13 @@ def _not_finite(iteration: int, names: list[str]) -> str:
 class _Progress:
     """A line now and then on how far training is, on the standard error."""
 
-    def __init__(self, iterations: int) -> None:
-        self.iterations = iterations
+    def __init__(self, iterations: int, found: int) -> None:
+        self.iterations, self.found = iterations, found
         self.began = self.said = time.perf_counter()
 
     def say(self, done: int, loss: float) -> None:
         now = time.perf_counter()
         if now - self.said > _SECONDS_BETWEEN_LINES:
             self.said = now
-            left = duration((now - self.began) / done * (self.iterations - done))
+            left = duration((now - self.began) / (done - self.found) * (self.iterations - done))
             print(f"training: {done:,}/{self.iterations:,}  loss {loss:.3f}  left {left}", file=sys.stderr, flush=True)

@@ -10,8 +10,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from regionssl.engine.distributed import current_world
 from regionssl.evaluation.inputs import load_image, standardise
 from regionssl.evaluation.outcome import Outcome
+from regionssl.evaluation.saved import SavedTraining
 from regionssl.evaluation.segmentation.config import SegmentationConfig
 from regionssl.evaluation.segmentation.crops import fitted, resized, tensor
 from regionssl.evaluation.segmentation.network import SegmentationNetwork, build, winners
@@ -34,7 +36,8 @@ class SegmentationTask(SegmentationConfig):
         """
         began = time.perf_counter()
         network = build(start, self, len(data.train.classes), seed)
-        train(network, self, data.train, start, seed, device)
+        saved = SavedTraining(out, self, start, data.train, seed, device) if current_world().size == 1 else None
+        train(network, self, data.train, start, seed, device, saved)
         return judge(self._predictions(network, start, data.val, device), data.val, out, began)
 
     @torch.no_grad()

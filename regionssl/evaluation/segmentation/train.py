@@ -19,6 +19,7 @@ from regionssl.counted import Stream, generator, integer, permutation
 from regionssl.engine.distributed import current_world
 from regionssl.errors import InputError
 from regionssl.evaluation.inputs import standardise
+from regionssl.evaluation.saved import SavedTraining
 from regionssl.evaluation.segmentation.config import SegmentationConfig
 from regionssl.evaluation.segmentation.crops import CropConfig, training_crop
 from regionssl.evaluation.segmentation.network import SegmentationNetwork
@@ -55,11 +56,20 @@ class _Crops(Dataset[Examples | InputError]):
 
 
 def train(
-    network: SegmentationNetwork, config: SegmentationConfig, data: MapSet, start: Start, seed: int, device: str
+    network: SegmentationNetwork,
+    config: SegmentationConfig,
+    data: MapSet,
+    start: Start,
+    seed: int,
+    device: str,
+    saved: SavedTraining | None = None,
 ) -> None:
     """Train in place; ends in evaluation mode. Every process of a distributed launch takes its share of each batch.
 
     Crops and their order are functions of (seed, epoch, image), dropout of (seed, iteration).
+
+    Args:
+        saved: where its state is kept, and taken up if it was stopped before; of a single process.
 
     Raises:
         InputError: an image that cannot be read, a batch that processes cannot share, crops of a size that the backbone
@@ -79,7 +89,8 @@ def train(
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(trained, config.lr, config.momentum, weight_decay=config.weight_decay)
     with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
-        for step, (images, labels) in enumerate(_batches(crops, config.iterations, device)):
+        done, _ = saved.go_on(network, optimiser) if saved else (0, [])
+        for step, (images, labels) in enumerate(_batches(crops, range(done, config.iterations), device), done):
             torch.manual_seed(integer(seed, Stream.STEP, step, world.rank))
             for group in optimiser.param_groups:
                 group["lr"] = config.rate(step)
@@ -91,6 +102,8 @@ def train(
                 raise InputError(
                     f"the loss is {float(loss.detach())} at iteration {step} with lr {config.lr}; lower lr"
                 )
+            if saved:
+                saved.keep(network, optimiser, step + 1, [], step + 1 == config.iterations)
     network.eval()
 
 
@@ -112,13 +125,13 @@ def _take_statistics(network: SegmentationNetwork, crops: _Crops, start: Start, 
     take_statistics(network.encoder, standardise(first[0].to(device), start.mean, start.std))
 
 
-def _batches(crops: _Crops, iterations: int, device: str) -> Iterator[Examples]:
+def _batches(crops: _Crops, iterations: range, device: str) -> Iterator[Examples]:
     """The batches on the device; with a GPU they are made by other processes meanwhile."""
     on_gpu = torch.device(device).type == "cuda"
     workers = min(8, max(1, len(os.sched_getaffinity(0)) - 1)) if on_gpu else 0
-    loader = DataLoader(crops, batch_size=None, sampler=range(iterations), num_workers=workers, pin_memory=on_gpu)
+    loader = DataLoader(crops, batch_size=None, sampler=iterations, num_workers=workers, pin_memory=on_gpu)
     terminal = sys.stderr.isatty()
-    for batch in track(loader, "training", iterations, console=Console(stderr=True), disable=not terminal):
+    for batch in track(loader, "training", len(iterations), console=Console(stderr=True), disable=not terminal):
         if isinstance(batch, InputError):
             raise batch
         images, labels = batch

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from going_on import check_goes_on
 from torch import nn
 
 from regionssl.config import parse, read_yaml
@@ -237,3 +238,20 @@ def test_an_unreadable_image_is_named(
     task = parse(FineTuneTask, {**SMALL, "iterations": 3, "workers": workers}, "test")
     with pytest.raises(InputError, match=r"005\.png .*; repair it, or drop it"):
         task.run(random_start, Split(broken, textures.val), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        parse(LinearTask, {**SMALL, "iterations": 4, "lr": 0.1, "heads": [{"map": "c3"}, {"map": "c4"}]}, "test"),
+        parse(FineTuneTask, {**SMALL, "iterations": 4, "lr": 0.02, "workers": 1}, "test"),
+    ],
+)
+def test_a_stopped_training_goes_on_to_the_same_scores(
+    task: LinearTask | FineTuneTask,
+    textures: Split[ClassSet],
+    random_start: Start,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check_goes_on(task, random_start, textures, tmp_path, capsys)

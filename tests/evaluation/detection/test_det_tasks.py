@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from going_on import check_goes_on
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -63,6 +64,19 @@ def test_instances(split: Split[ObjectSet], random_start: Start, cheap: dict[str
     assert task.run(random_start, split, tmp_path / "c", seed=1).artefacts["losses"].read_bytes() != (
         outcome.artefacts["losses"].read_bytes()
     )
+
+
+def test_a_stopped_training_goes_on_to_the_same_detections(
+    split: Split[ObjectSet],
+    random_start: Start,
+    cheap: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = DetectionTask(**cheap, **SHORT | {"iterations": 4, "pictures": 0}, precise_norm=1, least_score=0.0)
+    check_goes_on(task, random_start, split, tmp_path, capsys)
+    losses = [(tmp_path / name / "losses.csv").read_text().splitlines() for name in ("whole", "parts")]
+    assert [len(rows) for rows in losses] == [5, 5]
 
 
 @pytest.mark.parametrize(("detector", "metric"), [("fcos", "voc12"), ("retinanet", "voc07")])

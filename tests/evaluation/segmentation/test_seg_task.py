@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from going_on import check_goes_on
 from PIL import Image
 
 from regionssl.config import parse, read_yaml
@@ -59,6 +60,12 @@ def test_two_runs_are_equal_to_the_last_bit_and_leave_the_generator_alone(maps: 
     assert not torch.equal(results[0]["head.classifier.weight"], results[2]["head.classifier.weight"])
     first, again = (task.run(RANDOM, maps, tmp_path / name) for name in "ab")
     np.testing.assert_array_equal(first.evidence.counts, again.evidence.counts)  # type: ignore[attr-defined]
+
+
+def test_a_stopped_training_goes_on_to_the_same_scores(
+    maps: Split[MapSet], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_goes_on(small(iterations=4, dropout=0.5), RANDOM, maps, tmp_path, capsys)
 
 
 def test_colours_that_are_classes_are_learnt(write_maps: Write, tmp_path: Path) -> None:

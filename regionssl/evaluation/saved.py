@@ -1,0 +1,104 @@
+"""Trainings that take hours go on where they were stopped: their state lies in a file until the outcome is written."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from regionssl.config import Config, to_plain
+from regionssl.engine.checkpoint import load_checkpoint, write_state
+from regionssl.errors import InputError
+from regionssl.evaluation.start import Start, weights_digest
+from regionssl.labels.digest import Labelled, labels_digest
+
+FILE = "training.ckpt"
+EVERY = 300.0
+"""Seconds between two writes; shorter trainings leave no file."""
+
+
+def forget(folder: Path) -> None:
+    """Remove the state in a folder, for the outcome is written."""
+    (folder / FILE).unlink(missing_ok=True)
+
+
+class SavedTraining:
+    """The state of a training of an evaluator, in ``training.ckpt`` of a folder.
+
+    A training is the same if all that decides it is: settings, start, labels, seed and kind of device. What another one
+    left is written over.
+
+    Args:
+        folder: of the evaluation's artefacts; made when something is written.
+    """
+
+    def __init__(self, folder: Path, settings: Config, start: Start, train: Labelled, seed: int, device: str) -> None:
+        self.path = folder / FILE
+        self.settings, self.start, self.train, self.seed, self.device = settings, start, train, seed, device
+        self.written = time.monotonic()
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "settings": to_plain(self.settings),
+            "weights": weights_digest(self.start),
+            "inputs": [*self.start.mean, *self.start.std, self.start.size],
+            "labels": labels_digest(self.train),
+            "seed": self.seed,
+            "device": torch.device(self.device).type,
+        }
+
+    def go_on(self, model: nn.Module, optimiser: Optimizer) -> tuple[int, list[float]]:
+        """Take up the state of this training, if there is one.
+
+        Returns:
+            How many iterations are done, and the losses that were kept.
+        """
+        state = self._found()
+        if state is None:
+            return 0, []
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        print(f"training goes on after iteration {state['iterations']:,}", file=sys.stderr, flush=True)
+        return state["iterations"], state["losses"]
+
+    def keep(
+        self, model: nn.Module, optimiser: Optimizer, iterations: int, losses: list[float], last: bool = False
+    ) -> None:
+        """Write the state, if the last time is long enough ago.
+
+        Args:
+            last: whether training has ended; the state of one that was written before is written again.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        due = time.monotonic() - self.written >= EVERY
+        if not due and not (last and self.path.is_file()):
+            return
+        state = {
+            "identity": self.identity,
+            "iterations": iterations,
+            "losses": losses,
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_state(self.path, state)
+        self.written = time.monotonic()
+
+    def _found(self) -> Mapping[str, Any] | None:
+        if not self.path.is_file():
+            return None
+        try:
+            state = load_checkpoint(self.path)
+        except InputError:
+            return None
+        return state if state.get("identity") == self.identity else None
