@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
 from regionssl.config import Config, to_plain
 from regionssl.engine.checkpoint import load_checkpoint, write_state
+from regionssl.engine.distributed import current_world
 from regionssl.errors import InputError
 from regionssl.evaluation.start import Start, weights_digest
 from regionssl.labels.digest import Labelled, labels_digest
@@ -32,8 +34,8 @@ def forget(folder: Path) -> None:
 class SavedTraining:
     """The state of a training of an evaluator, in ``training.ckpt`` of a folder.
 
-    A training is the same if all that decides it is: settings, start, labels, seed and kind of device. What another one
-    left is written over.
+    A training is the same if all that decides it is: settings, start, labels, seed, kind of device and number of
+    processes. What another one left is written over. Of several processes the first reads and writes, for all.
 
     Args:
         folder: of the evaluation's artefacts; made when something is written.
@@ -53,6 +55,7 @@ class SavedTraining:
             "labels": labels_digest(self.train),
             "seed": self.seed,
             "device": torch.device(self.device).type,
+            "processes": current_world().size,
         }
 
     def go_on(self, model: nn.Module, optimiser: Optimizer) -> tuple[int, list[float]]:
@@ -61,12 +64,18 @@ class SavedTraining:
         Returns:
             How many iterations are done, and the losses that were kept.
         """
-        state = self._found()
+        world = current_world()
+        state = self._found() if world.rank == 0 else None
+        if world.size > 1:
+            told = [state]
+            dist.broadcast_object_list(told)
+            state = told[0]
         if state is None:
             return 0, []
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        print(f"training goes on after iteration {state['iterations']:,}", file=sys.stderr, flush=True)
+        if world.rank == 0:
+            print(f"training goes on after iteration {state['iterations']:,}", file=sys.stderr, flush=True)
         return state["iterations"], state["losses"]
 
     def keep(
@@ -81,7 +90,7 @@ class SavedTraining:
             InputError: it cannot be written.
         """
         due = time.monotonic() - self.written >= EVERY
-        if not due and not (last and self.path.is_file()):
+        if current_world().rank > 0 or not (due or (last and self.path.is_file())):
             return
         state = {
             "identity": self.identity,

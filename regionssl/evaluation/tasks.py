@@ -53,19 +53,21 @@ class Task:
         config: the evaluator's class.
         kinds: of labels that it takes, tried in this order; "images" are images without labels.
         protocol: the one that is taken where none is named; it fits small data and one CPU where there is such a one.
+        together: whether several processes can train one network.
     """
 
     config: type[Config]
     kinds: tuple[Kind, ...]
     protocol: str
+    together: bool = False
 
 
 TASKS: dict[str, Task] = {
-    "detection": Task(DetectionTask, ("objects",), "detection_small"),
-    "instance_segmentation": Task(InstanceTask, ("objects",), "instance_small"),
-    "keypoints": Task(KeypointTask, ("objects",), "keypoints_small"),
-    "dense_pose": Task(DensePoseTask, ("objects",), "densepose_small"),
-    "segmentation": Task(SegmentationTask, ("maps",), "segmentation_small"),
+    "detection": Task(DetectionTask, ("objects",), "detection_small", together=True),
+    "instance_segmentation": Task(InstanceTask, ("objects",), "instance_small", together=True),
+    "keypoints": Task(KeypointTask, ("objects",), "keypoints_small", together=True),
+    "dense_pose": Task(DensePoseTask, ("objects",), "densepose_small", together=True),
+    "segmentation": Task(SegmentationTask, ("maps",), "segmentation_small", together=True),
     "pixel_probe": Task(PixelProbeTask, ("maps",), "pixel_probe"),
     "knn": Task(KnnTask, ("classes",), "knn"),
     "linear": Task(LinearTask, ("classes",), "linear_small"),

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import torch
 import typer
+from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 
 from regionssl.engine.checkpoint import write_json
 from regionssl.engine.choices import choose_device
+from regionssl.engine.distributed import process_rank
 from regionssl.engine.log import duration
+from regionssl.engine.lost import lost_process
 from regionssl.errors import InputError
 from regionssl.evaluation.outcome import Outcome
 from regionssl.evaluation.published import published_rows
 from regionssl.evaluation.saved import forget
 from regionssl.evaluation.start import Start, open_start, weights_digest
-from regionssl.evaluation.tasks import ProtocolFile, load_protocol, open_data
+from regionssl.evaluation.tasks import TASKS, ProtocolFile, Task, load_protocol, open_data
 from regionssl.labels.digest import labels_digest
 from regionssl.labels.sets import Split
 from regionssl.proof.starts import checked_inputs, maps_of, try_out
@@ -42,6 +49,7 @@ def evaluate(
     set: Annotated[list[str] | None, typer.Option("--set", help="key=value, any setting of the protocol")] = None,
     seed: Annotated[int, typer.Option(help="of everything random")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    devices: Annotated[int, typer.Option(help="processes (GPUs) that train together, each on its part of a batch")] = 1,
 ) -> Outcome:
     """Train and score a task from one start.
 
@@ -54,29 +62,84 @@ def evaluate(
     Raises:
         InputError: something given cannot be used; nothing is lost.
     """
-    out, console = Path(out), Console()
+    out, console = Path(out), Console(quiet=process_rank() != 0)
     protocol = load_protocol(task, recipe, set or ())
+    place = choose_device(device)
+    check_devices(task, protocol.task, devices, place)
     start = checked_inputs(open_start(weights, backbone))
     make_folder(out, OUTCOME)
     try_out(start, maps_of(protocol.settings))
     labels = open_data(protocol.task, Path(data))
-    place = choose_device(device)
     say(console, f"{task} ({protocol.name}: {protocol.about.summary}) from {start.name}, {start.config.name}, {place}")
     say(console, *described(labels))
-    with claimed(out):
-        outcome = protocol.evaluator.run(start, labels, out, seed, str(place))
-        outcome.evidence.save(out / EVIDENCE)
+    with claimed(out), own_folder(out) as folder:
+        outcome = run(protocol, start, labels, folder, seed, place, devices)
         facts = {"weights": weights_digest(start), "source": start.source, "backbone": start.config.name, "seed": seed}
         source = {
             "source": str(Path(data).resolve()),
             "train": labels_digest(labels.train),
             "val": labels_digest(labels.val),
         }
-        write_json(out / OUTCOME, facts | {"device": str(place), "data": source} | plain(outcome, protocol, out))
-        forget(out)
+        facts |= {"device": str(place), "devices": devices, "data": source}
+        outcome.evidence.save(folder / EVIDENCE)
+        write_json(folder / OUTCOME, facts | plain(outcome, protocol, folder))
+        forget(folder)
     show_metrics(outcome, console)
     show_published(protocol, outcome, start, console)
     say(console, f"{duration(outcome.seconds)}; written to {out}")
+    return outcome
+
+
+def check_devices(name: str, task: Task, devices: int, place: torch.device) -> None:
+    """See that so many processes can train this task here.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if devices < 1:
+        raise InputError(f"--devices counts from 1, got {devices}")
+    if devices > 1 and not task.together:
+        able = ", ".join(other for other, one in TASKS.items() if one.together)
+        raise InputError(f"{name} runs in one process; --devices is for {able}")
+    if place.type == "cuda" and devices > torch.cuda.device_count():
+        raise InputError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+
+
+@contextmanager
+def own_folder(out: Path) -> Iterator[Path]:
+    """Where this process writes: the first of several to ``out``, the others, who find the same, nowhere for long."""
+    if process_rank() == 0:
+        yield out
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def run(
+    protocol: ProtocolFile,
+    start: Start,
+    labels: Split[Any],
+    folder: Path,
+    seed: int,
+    place: torch.device,
+    devices: int,
+) -> Outcome:
+    """Train and score, in this process or together with others that begin here.
+
+    Raises:
+        InputError: another process is gone.
+    """
+    if devices == 1:
+        return protocol.evaluator.run(start, labels, folder, seed, str(place))
+    fabric = Fabric(accelerator=place.type, devices=devices, strategy="ddp")
+    fabric.launch()
+    try:
+        outcome = protocol.evaluator.run(start, labels, folder, seed, str(fabric.device))
+    except RuntimeError as error:
+        if (said := lost_process(error, devices)) is None:
+            raise
+        raise InputError(f"{said}; run the command again to go on") from error
+    fabric.barrier()
     return outcome
 
 

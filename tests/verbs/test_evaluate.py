@@ -1,6 +1,9 @@
 """``evaluate`` from the command line: numbers, evidence, artefacts, and sentences for what cannot be used."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +69,12 @@ def test_two_evaluations_are_equal_to_the_last_digit(labels: Path, tmp_path: Pat
         ("random", ["--backbone", "resnet18", "--task", "detection"], "no known layout|labels of objects|objects"),
         (
             "random",
+            ["--backbone", "resnet18", "--devices", "2"],
+            "pixel_probe runs in one process; --devices is for det",
+        ),
+        ("random", ["--backbone", "resnet18", "--devices", "0"], "--devices counts from 1, got 0"),
+        (
+            "random",
             ["--backbone", "resnet18", "--set", "short_sid=3"],
             "unknown key 'short_sid'; did you mean short_side",
         ),
@@ -103,3 +112,22 @@ def test_a_file_of_weights_gives_what_its_run_gives(labels: Path, tmp_path: Path
     by_run = evaluate(str(run), "pixel_probe", labels, tmp_path / "a", set=settings)
     by_file = evaluate(str(file), "pixel_probe", labels, tmp_path / "b", backbone="resnet18", set=settings)
     assert by_run.metrics == by_file.metrics
+
+
+@pytest.mark.long
+def test_two_processes_of_the_command_line_score_what_one_does(labels: Path, tmp_path: Path) -> None:
+    options = ["--backbone", "resnet18", "--task", "segmentation", "--device", "cpu"]
+    settings = ["crop.size=48", "channels=8", "batch_size=4", "iterations=3", "dropout=0", "lr=0.001"]
+    command = [sys.executable, "-m", "regionssl", "evaluate", "random", "--data", str(labels), *options]
+    for setting in settings:
+        command += ["--set", setting]
+    found = {}
+    for devices in ("1", "2"):
+        out = tmp_path / devices
+        subprocess.run(
+            [*command, "--out", str(out), "--devices", devices], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        found[devices] = json.loads((out / "outcome.json").read_text())
+        assert (out / "evidence.npz").is_file()
+    assert found["2"]["devices"] == 2
+    assert found["2"]["metrics"] == pytest.approx(found["1"]["metrics"], abs=0.5)

@@ -1,35 +1,32 @@
 """One training loop for everything that is a torchvision detector: fixed iterations, equal to the last digit on a CPU.
 
-One process trains on whole batches, so batch norms see what synchronised ones see on several GPUs.
+One process trains on whole batches, several on equal parts of them with synchronised batch norms, which see the same.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
-from collections.abc import Iterator
-from itertools import islice
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Dataset
+from torch.nn.parallel import DistributedDataParallel
 
 from regionssl import counted
+from regionssl.backbones.norm import sync_batch_norm
 from regionssl.config import Config
 from regionssl.counted import Stream
+from regionssl.engine.distributed import current_world
 from regionssl.engine.log import duration
 from regionssl.errors import InputError
+from regionssl.evaluation.detection.batches import Batch, TrainingSet, batches
 from regionssl.evaluation.saved import SavedTraining
 
 _SECONDS_BETWEEN_LINES = 30.0
-_WORKERS = 8
-
-Batch = tuple[list[int], list[Tensor], list[dict[str, Tensor]]]
 
 
 class TrainingSettings(Config):
@@ -62,18 +59,6 @@ class TrainingSettings(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
-class TrainingSet(Protocol):
-    """What :func:`fit` needs of samples (:class:`regionssl.evaluation.detection.samples.Samples` and the like)."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, i: int) -> str:
-        """Of the image, for messages."""
-
-    def draw(self, i: int, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Image (3, H, W) float32 in 0..1 and target of sample ``i`` as an epoch sees it; a pure function."""
-
-
 def learning_rate(settings: TrainingSettings, iteration: int) -> float:
     """The rate of an iteration, counted from 0."""
     marks = [drop * settings.iterations if drop < 1 else drop for drop in settings.drops]
@@ -94,29 +79,37 @@ def fit(
     """Train a detector in place; it ends on ``device`` and in evaluation mode.
 
     Images come in permutations of the whole set, counted by (seed, epoch). Torch's generator, from which detectors draw
-    their samples of boxes, is set at every iteration, and put back in the end.
+    their samples of boxes, is set at every iteration, and put back in the end. Every process of a distributed launch
+    takes its share of each batch; they draw their boxes independently.
 
     Args:
         model: in training mode takes lists of images and of targets and returns a dict of losses, to be added.
         saved: where its state is kept, and taken up if it was stopped before.
 
     Returns:
-        The loss of every iteration.
+        The loss of every iteration, the mean over processes.
 
     Raises:
-        InputError: the loss is not finite; the message names the iteration and its images.
+        InputError: the loss is not finite; the message names the iteration and its images (of this process). Or
+            processes cannot share a batch.
     """
-    device = torch.device(device)
-    model.to(device).train()
+    world, device = current_world(), torch.device(device)
+    if settings.batch_size % world.size:
+        raise InputError(
+            f"a batch of {settings.batch_size} cannot be shared by {world.size} processes; change batch_size"
+        )
+    sync_batch_norm(model.to(device).train(), world, device)
     optimiser = make_optimiser(model, settings)
     done, losses = saved.go_on(model, optimiser) if saved else (0, [])
-    progress = _Progress(settings.iterations, done)
+    module = DistributedDataParallel(model, broadcast_buffers=False) if world.size > 1 else model
+    progress = _Progress(settings.iterations, done, silent=world.rank > 0)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for iteration, batch in enumerate(_batches(dataset, settings, settings.iterations, seed, device, done), done):
-            torch.manual_seed(counted.integer(seed, Stream.STEP, iteration))
+        left = range(done, settings.iterations)
+        for iteration, batch in zip(left, batches(dataset, settings.batch_size, left, seed, device), strict=True):
+            torch.manual_seed(_draws(seed, iteration))
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(settings, iteration)
-            losses.append(_step(model, optimiser, batch, settings, device))
+            losses.append(_step(module, optimiser, batch, settings, device))
             if not math.isfinite(losses[-1]):
                 raise InputError(_not_finite(iteration, [dataset.name(i) for i in batch[0]]))
             progress.say(iteration + 1, losses[-1])
@@ -126,6 +119,12 @@ def fit(
             _precise_statistics(model, dataset, settings, seed, device)
     model.eval()
     return losses
+
+
+def _draws(seed: int, iteration: int) -> int:
+    """A seed for an iteration's draws of boxes, which are others in each process."""
+    rank = current_world().rank
+    return counted.integer(seed, Stream.STEP, iteration, *([rank] if rank else []))
 
 
 def make_optimiser(model: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
@@ -143,11 +142,15 @@ def make_optimiser(model: nn.Module, settings: TrainingSettings) -> torch.optim.
 
 
 def _step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, settings: TrainingSettings, device: torch.device
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    settings: TrainingSettings,
+    device: torch.device,
 ) -> float:
-    """One update, unless the loss is not finite; returns the loss."""
+    """One update, unless the loss is not finite; returns the loss, the mean over processes."""
     loss = _loss(model, batch, settings, device)
-    value = loss.item()
+    value = current_world().mean(loss.detach()).item()
     if math.isfinite(value):
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -178,61 +181,12 @@ def _precise_statistics(
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
-    for iteration, batch in enumerate(_batches(dataset, settings, settings.precise_norm, seed, device)):
-        torch.manual_seed(counted.integer(seed, Stream.STEP, settings.iterations + iteration))
+    first = range(settings.precise_norm)
+    for iteration, batch in zip(first, batches(dataset, settings.batch_size, first, seed, device), strict=True):
+        torch.manual_seed(_draws(seed, settings.iterations + iteration))
         _loss(model, batch, settings, device)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-
-
-class _Drawn(Dataset[tuple[int, Tensor, dict[str, Tensor]]]):
-    """Samples by (epoch, place), for a loader whose workers may be other processes."""
-
-    def __init__(self, samples: TrainingSet) -> None:
-        self.samples = samples
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Tensor, dict[str, Tensor]]:
-        epoch, i = key
-        return i, *self.samples.draw(i, epoch)
-
-
-def _batches(
-    dataset: TrainingSet, settings: TrainingSettings, count: int, seed: int, device: torch.device, first: int = 0
-) -> Iterator[Batch]:
-    """``count`` batches from permutations of the set, without those before ``first``.
-
-    A batch may begin in one permutation and end in the next.
-    """
-    loader = DataLoader(
-        _Drawn(dataset),
-        batch_sampler=islice(_keys(len(dataset), settings.batch_size, count, seed), first, None),
-        num_workers=worker_count(device),
-        collate_fn=_collate,
-        pin_memory=device.type == "cuda",
-    )
-    return iter(loader)
-
-
-def worker_count(device: torch.device) -> int:
-    """Processes that read images; none on a CPU, which they would only slow down."""
-    return min(_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
-
-
-def _keys(images: int, batch: int, count: int, seed: int) -> Iterator[list[tuple[int, int]]]:
-    keys: list[tuple[int, int]] = []
-    epoch = 0
-    for _ in range(count):
-        while len(keys) < batch:
-            order = counted.permutation(images, seed, Stream.ORDER, epoch)
-            keys += [(epoch, int(i)) for i in order]
-            epoch += 1
-        yield keys[:batch]
-        keys = keys[batch:]
-
-
-def _collate(samples: list[tuple[int, Tensor, dict[str, Tensor]]]) -> Batch:
-    places, images, targets = zip(*samples, strict=True)
-    return list(places), list(images), list(targets)
 
 
 def _not_finite(iteration: int, names: list[str]) -> str:
@@ -245,13 +199,13 @@ def _not_finite(iteration: int, names: list[str]) -> str:
 class _Progress:
     """A line now and then on how far training is, on the standard error."""
 
-    def __init__(self, iterations: int, found: int) -> None:
-        self.iterations, self.found = iterations, found
+    def __init__(self, iterations: int, found: int, silent: bool) -> None:
+        self.iterations, self.found, self.silent = iterations, found, silent
         self.began = self.said = time.perf_counter()
 
     def say(self, done: int, loss: float) -> None:
         now = time.perf_counter()
-        if now - self.said > _SECONDS_BETWEEN_LINES:
+        if now - self.said > _SECONDS_BETWEEN_LINES and not self.silent:
             self.said = now
             left = duration((now - self.began) / (done - self.found) * (self.iterations - done))
             print(f"training: {done:,}/{self.iterations:,}  loss {loss:.3f}  left {left}", file=sys.stderr, flush=True)

@@ -10,7 +10,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from regionssl.engine.distributed import current_world
 from regionssl.evaluation.inputs import load_image, standardise
 from regionssl.evaluation.outcome import Outcome
 from regionssl.evaluation.saved import SavedTraining
@@ -36,8 +35,7 @@ class SegmentationTask(SegmentationConfig):
         """
         began = time.perf_counter()
         network = build(start, self, len(data.train.classes), seed)
-        saved = SavedTraining(out, self, start, data.train, seed, device) if current_world().size == 1 else None
-        train(network, self, data.train, start, seed, device, saved)
+        train(network, self, data.train, start, seed, device, SavedTraining(out, self, start, data.train, seed, device))
         return judge(self._predictions(network, start, data.val, device), data.val, out, began)
 
     @torch.no_grad()

@@ -69,7 +69,7 @@ def train(
     Crops and their order are functions of (seed, epoch, image), dropout of (seed, iteration).
 
     Args:
-        saved: where its state is kept, and taken up if it was stopped before; of a single process.
+        saved: where its state is kept, and taken up if it was stopped before.
 
     Raises:
         InputError: an image that cannot be read, a batch that processes cannot share, crops of a size that the backbone

@@ -1,10 +1,13 @@
 """The training loop on a model that can be followed by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from regionssl.errors import InputError
@@ -27,8 +30,9 @@ class Numbers:
 class Follower(nn.Module):
     """Remembers what it is given, and learns the targets from the images' means and from noise."""
 
-    def __init__(self) -> None:
+    def __init__(self, noise: float = 0.01) -> None:
         super().__init__()
+        self.noise = noise
         self.linear = nn.Linear(1, 1)
         self.norm = nn.BatchNorm2d(3)
         self.seen: list[list[float]] = []
@@ -39,7 +43,7 @@ class Follower(nn.Module):
         stacked = torch.stack(images)
         normed = self.norm(stacked).mean((1, 2, 3))[:, None]
         wanted = torch.stack([target["value"] for target in targets])[:, None]
-        noise = 0.01 * torch.rand_like(normed)
+        noise = self.noise * torch.rand_like(normed)
         return {"square": (self.linear(normed + noise) - wanted).square().mean(), "extra": 0.1 * self.norm.weight.sum()}
 
 
@@ -147,3 +151,37 @@ def test_clip_bounds_the_step() -> None:
     fit(model, Numbers(), plan)
     moved = torch.cat([(value.detach() - before[key]).flatten() for key, value in model.named_parameters()])
     assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def followed() -> tuple[list[float], dict[str, Tensor]]:
+    torch.manual_seed(0)
+    model = Follower(noise=0.0).double()
+    losses = fit(model, Doubles(), SETTINGS, seed=3)
+    return losses, dict(model.state_dict())
+
+
+class Doubles(Numbers):
+    def draw(self, i: int, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        image, target = super().draw(i, epoch)
+        return image.double(), {key: value.double() for key, value in target.items()}
+
+
+def one_of_two(rank: int, meeting: str, out: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    torch.save(followed(), f"{out}/{rank}.pt")
+    if rank == 0:
+        with pytest.raises(InputError, match="a batch of 5 cannot be shared by 2 processes"):
+            fit(Follower(), Numbers(), SETTINGS.model_copy(update={"batch_size": 5}))
+    dist.destroy_process_group()
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    mp.start_processes(one_of_two, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2, start_method="fork")
+    losses, weights = followed()
+    for rank in range(2):
+        found, state = torch.load(tmp_path / f"{rank}.pt")
+        assert found == pytest.approx(losses, rel=1e-9)
+        for key, value in weights.items():
+            if "num_batches" not in key:
+                rtol = 1e-6 if "running" in key else 1e-9  # batch norms count rows in float32
+                torch.testing.assert_close(state[key], value, rtol=rtol, atol=1e-9)
