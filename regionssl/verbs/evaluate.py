@@ -62,7 +62,8 @@ def evaluate(
     Raises:
         InputError: something given cannot be used; nothing is lost.
     """
-    out, console = Path(out), Console(quiet=process_rank() != 0)
+    first = devices == 1 or process_rank() == 0
+    out, console = Path(out), Console(quiet=not first)
     protocol = load_protocol(task, recipe, set or ())
     place = choose_device(device)
     check_devices(task, protocol.task, devices, place)
@@ -72,7 +73,7 @@ def evaluate(
     labels = open_data(protocol.task, Path(data))
     say(console, f"{task} ({protocol.name}: {protocol.about.summary}) from {start.name}, {start.config.name}, {place}")
     say(console, *described(labels))
-    with claimed(out), own_folder(out) as folder:
+    with claimed(out), own_folder(out, first) as folder:
         outcome = run(protocol, start, labels, folder, seed, place, devices)
         facts = {"weights": weights_digest(start), "source": start.source, "backbone": start.config.name, "seed": seed}
         source = {
@@ -106,9 +107,9 @@ def check_devices(name: str, task: Task, devices: int, place: torch.device) -> N
 
 
 @contextmanager
-def own_folder(out: Path) -> Iterator[Path]:
+def own_folder(out: Path, first: bool) -> Iterator[Path]:
     """Where this process writes: the first of several to ``out``, the others, who find the same, nowhere for long."""
-    if process_rank() == 0:
+    if first:
         yield out
         return
     with TemporaryDirectory() as folder:
