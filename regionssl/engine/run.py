@@ -29,7 +29,7 @@ def run(
         folder: the run folder.
         identity: resolved config and data fingerprint, stored in checkpoints.
         failed: images found unreadable, by position; added to.
-        on_save: called with every checkpoint.
+        on_save: called before every checkpoint, so that what it writes is never behind the checkpoints.
 
     Returns:
         Whether the run is complete, and the signal that stopped it, or 0.
@@ -44,8 +44,8 @@ def run(
         trainer.settle()
         state = trainer.state(identity | {"failed": list(failed)})
         if world.rank == 0:
-            save_checkpoint(folder / "checkpoints", trainer.step, state, trainer.config.keep)
             on_save()
+            save_checkpoint(folder / "checkpoints", trainer.step, state, trainer.config.keep)
         trainer.fabric.barrier()
 
     log_folder = folder if world.rank == 0 else None

@@ -1,5 +1,6 @@
 """The command line as a user meets it: runs, resumes, refusals."""
 
+import importlib
 import json
 import os
 import random
@@ -227,6 +228,31 @@ def run_with_kills(scenes: Path, out: Path, kills: int, seed: int, *more: str) -
 def test_killed_runs_end_with_the_same_weights(finished: Path, scenes: Path, tmp_path: Path) -> None:
     assert run_with_kills(scenes, tmp_path / "run", kills=2, seed=0) >= 1
     assert same(finished, tmp_path / "run")
+
+
+@pytest.mark.parametrize("place", ["regionssl.verbs.job.write_weights", "regionssl.engine.run.save_checkpoint"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_run_cut_off_while_it_saves_the_last_step_ends_with_the_same_weights(
+    finished: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, after: bool
+) -> None:
+    module, _, name = place.rpartition(".")
+    write, calls = getattr(importlib.import_module(module), name), list[object]()
+
+    def cut_off(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) < 3:
+            return write(*arguments)
+        if after:
+            write(*arguments)
+        raise ConnectionAbortedError
+
+    monkeypatch.setattr(place, cut_off)
+    with pytest.raises(ConnectionAbortedError):
+        pretrain(scenes, tmp_path / "run", recipe=TINY)
+    monkeypatch.undo()
+    pretrain(scenes, tmp_path / "run", resume=True)
+    assert same(finished, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "weights.json").read_text())["step"] == 12
 
 
 @pytest.mark.parametrize("method", ["resim", "scrl"])
