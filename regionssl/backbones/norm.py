@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -113,7 +115,11 @@ def _total(tensor: Tensor) -> Tensor:
 
 
 def grouped_forward(
-    module: nn.Module, x: Tensor | tuple[Tensor, ...], groups: int, forward: Callable[..., Any] | None = None
+    module: nn.Module,
+    x: Tensor | tuple[Tensor, ...],
+    groups: int,
+    forward: Callable[..., Any] | None = None,
+    rowwise: bool = False,
 ) -> Any:
     """Run ``module`` on ``groups`` equal consecutive parts of a batch, each with batch statistics of its own.
 
@@ -125,6 +131,8 @@ def grouped_forward(
         x: the input (N, ...), or a tuple of inputs with equal N.
         groups: a divisor of N.
         forward: what to call instead of ``module``, such as one of its methods.
+        rowwise: nothing but the batch norms looks at more than one row of the batch, and each of them sees equally many
+            rows of every image, image by image. Then the parts go through together, and apart in the batch norms only.
 
     Returns:
         The outputs of the parts, concatenated: a tensor, or a tuple or dict of tensors.
@@ -136,12 +144,15 @@ def grouped_forward(
         return call(*inputs)
     if len(inputs[0]) % groups:
         raise ValueError(f"{len(inputs[0])} rows cannot be cut into {groups} equal groups")
+    if rowwise:
+        with _norms_in_groups(norms, groups):
+            return call(*inputs)
     momenta = [norm.momentum for norm in norms]
     outputs = []
     try:
         for group, part in enumerate(zip(*(tensor.chunk(groups) for tensor in inputs), strict=True), start=1):
             for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = None if momentum is None else _group_momentum(momentum, group, groups)
+                norm.momentum = _group_momentum(momentum, group, groups)
             outputs.append(call(*part))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -149,8 +160,22 @@ def grouped_forward(
     return _concatenated(outputs)
 
 
-def _group_momentum(momentum: float, group: int, groups: int) -> float:
+@contextmanager
+def _norms_in_groups(norms: list[_BatchNorm], groups: int) -> Iterator[None]:
+    """For a while, every norm runs once for each of ``groups`` equal consecutive parts of its rows."""
+    try:
+        for norm in norms:
+            norm.forward = partial(grouped_forward, norm, groups=groups, forward=norm.forward)  # type: ignore[method-assign]
+        yield
+    finally:
+        for norm in norms:
+            norm.__dict__.pop("forward", None)
+
+
+def _group_momentum(momentum: float | None, group: int, groups: int) -> float | None:
     """Momentum of the ``group``-th of ``groups`` updates, such that all of them together weigh the groups equally."""
+    if momentum is None:  # a cumulative average weighs them equally by itself
+        return None
     return (momentum / groups) / (1 - momentum + momentum * group / groups)
 
 

@@ -7,9 +7,11 @@ to save but the step.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,6 +27,9 @@ from regionssl.data.views import ViewPlan
 
 PREFETCH = 4
 """Batches that each loader process holds ready."""
+
+YIELDING = 19
+"""By how much a loader process on shared cores is nicer than the training, whose threads wait for the slowest one."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ def make_loader(
     pin_memory: bool = False,
     regions: RegionSource | None = None,
     patches: PatchSource | None = None,
+    yielding: bool = False,
 ) -> DataLoader[Batch]:
     """Batches of one process, in the order of the sampler's steps.
 
@@ -99,6 +105,7 @@ def make_loader(
         workers: loader processes; 0 makes the views in the training process.
         regions: labels the images, if views ask for labels.
         patches: correspondences between the images, if some views are patches.
+        yielding: loader processes take the time only that the training leaves, because it runs on the same cores.
     """
     return DataLoader(
         ViewDataset(images, plan, seed, regions, patches),  # type: ignore[arg-type]
@@ -107,12 +114,13 @@ def make_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=_prepare_worker if workers else None,
+        worker_init_fn=partial(_prepare_worker, YIELDING if yielding else 0) if workers else None,
     )
 
 
-def _prepare_worker(worker: int) -> None:
+def _prepare_worker(niceness: int, worker: int) -> None:
     """One thread each, and deaf to stop signals: a worker ends with the process that it works for."""
     torch.set_num_threads(1)
+    os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

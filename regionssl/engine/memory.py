@@ -10,8 +10,7 @@ import torch
 ROOM = 0.92
 """Share of a GPU's memory that a step may take; the rest is for other processes' buffers and fragmentation."""
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-_LARGEST_HEAP_BLOCK = 32 * 2**20  # glibc takes no more
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of <malloc.h>
 _NEVER = 2**31 - 1
 
 
@@ -48,4 +47,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK) and mallopt(_TRIM_THRESHOLD, _NEVER))
+    # blocks of their own (mmap) are always returned, and those of more than 32 MiB are given no other way than this
+    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, _NEVER))

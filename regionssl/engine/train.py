@@ -105,7 +105,9 @@ class Trainer:
         sampler = StepSampler(self.epochs, self.step, last, self.world.rank, self.world.size)
         cuda = self.fabric.device.type == "cuda"
         seed, workers = self.config.seed, self.config.workers or 0
-        return make_loader(self.images, self.plan, sampler, seed, workers, cuda, self.regions, self.patches)
+        return make_loader(
+            self.images, self.plan, sampler, seed, workers, cuda, self.regions, self.patches, yielding=not cuda
+        )
 
     def logged(self, done: int) -> bool:
         """Whether the step that makes ``done`` steps is written to the log, and so watched."""

@@ -128,7 +128,7 @@ class Moco(Method):
             return dict(self.key(batch.views[view]))
         images = local * self.world.size
         order = torch.from_numpy(counted.permutation(images, batch.seed, Stream.SHUFFLE, batch.step, view - 1))
-        outputs = grouped_forward(self.key, self.world.exchange(batch.views[view], order), groups)
+        outputs = grouped_forward(self.key, self.world.exchange(batch.views[view], order), groups, rowwise=True)
         restore = order.argsort()
         return {name: self.world.exchange(output, restore) for name, output in outputs.items()}
 
@@ -137,7 +137,7 @@ class Moco(Method):
         return max(1, images // self.config.group_size)
 
     def loss(self, batch: Batch, targets: ImageKeys) -> Terms:
-        outputs = grouped_forward(self.query, batch.views[0], self.groups(len(batch)))
+        outputs = grouped_forward(self.query, batch.views[0], self.groups(len(batch)), rowwise=True)
         return self.image_terms(outputs["embedding"], batch, targets.keys)
 
     def image_terms(self, embedding: Tensor, batch: Batch, keys: Tensor) -> Terms:

@@ -220,7 +220,7 @@ class Plrc(Moco):
 
     def loss(self, batch: Batch, targets: PointKeys) -> Terms:  # type: ignore[override]
         config = self.config
-        outputs = grouped_forward(self.query, batch.views[0], self.groups(len(batch)))
+        outputs = grouped_forward(self.query, batch.views[0], self.groups(len(batch)), rowwise=True)
         terms = self.image_terms(outputs["embedding"], batch, targets.keys)
         terms["image"] = terms["loss"].detach()
         loss = config.image_weight * terms["loss"]

@@ -177,7 +177,7 @@ class ReSim(Moco):
         return Keys(keys, regions)
 
     def loss(self, batch: Batch, targets: Keys) -> Terms:  # type: ignore[override]
-        outputs = grouped_forward(self.query, batch.views[0], self.groups(len(batch)))
+        outputs = grouped_forward(self.query, batch.views[0], self.groups(len(batch)), rowwise=True)
         terms = self.image_terms(outputs["embedding"], batch, targets.keys)
         terms["image"] = terms["loss"].detach()
         loss = self.config.image_weight * terms["loss"]

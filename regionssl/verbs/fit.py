@@ -13,9 +13,10 @@ from rich.console import Console
 
 from regionssl.data.patches import PatchSource
 from regionssl.engine.memory import largest_part
+from regionssl.engine.precision import precision_plugin
 from regionssl.errors import InputError
 from regionssl.methods.base import World
-from regionssl.verbs.job import PRECISIONS, Job, build_trainer
+from regionssl.verbs.job import Job, build_trainer
 
 _STEPS = 2  # the second holds the optimiser's memory too
 
@@ -71,7 +72,9 @@ def take_step(job: Job) -> float:
     alone = replace(job, config=job.config.model_copy(update={"training": training.model_copy(update={"workers": 0})}))
     local = int(os.environ.get("LOCAL_RANK", 0))
     devices = [local] if job.device.type == "cuda" else 1
-    fabric = Fabric(accelerator=job.device.type, devices=devices, precision=PRECISIONS[training.precision])
+    fabric = Fabric(
+        accelerator=job.device.type, devices=devices, plugins=precision_plugin(training.precision, job.device.type)
+    )
     trainer = build_trainer(alone, fabric)
     try:
         world = _OneOf(job.devices * job.nodes)

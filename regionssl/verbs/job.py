@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -27,6 +27,7 @@ from regionssl.engine.distributed import current_world, process_rank
 from regionssl.engine.heartbeat import watched
 from regionssl.engine.memory import keep_freed_memory
 from regionssl.engine.optim import make_optimiser
+from regionssl.engine.precision import precision_plugin
 from regionssl.engine.run import run
 from regionssl.engine.train import NonFiniteLoss, Trainer
 from regionssl.errors import InputError
@@ -36,13 +37,6 @@ from regionssl.verbs.run_folder import CONFIG, FACTS, facts, note_health, write_
 
 # Settings that may change between a run and its continuation: they touch the result at most by rounding.
 _FREE = {"workers", "keep", "log_every", "save_every", "micro_batch", "report"}
-
-PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
-    "fp32": "32-true",
-    "bf16": "bf16-mixed",
-    "fp16": "16-mixed",
-}
-"""Fabric's names of a recipe's precisions."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,6 @@ def make_job(
 def launch(job: Job) -> Fabric:
     """Start the processes of the run (this one included)."""
     processes = job.devices * job.nodes
-    precision = PRECISIONS[job.config.training.precision]
     if job.device.type == "cpu":
         keep_freed_memory()
     fabric = Fabric(
@@ -118,7 +111,7 @@ def launch(job: Job) -> Fabric:
         devices=job.devices,
         num_nodes=job.nodes,
         strategy=DDPStrategy(broadcast_buffers=False) if processes > 1 else "auto",
-        precision=precision,
+        plugins=precision_plugin(job.config.training.precision, job.device.type),
     )
     fabric.launch()
     return fabric
