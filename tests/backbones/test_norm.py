@@ -207,6 +207,35 @@ class TestGroups:
             torch.testing.assert_close(out[rows], expected)
             torch.testing.assert_close(gradient[rows], torch.autograd.grad((expected * weights[rows]).sum(), alone)[0])
 
+    @pytest.mark.parametrize("groups", [2, 4])
+    def test_rows_together_equal_rows_apart(self, groups):
+        apart, together = make_net(), make_net()
+        for step in range(2):
+            batch = images(8) * (step + 1) - step
+            expected, outputs = (
+                grouped_forward(apart, batch, groups),
+                grouped_forward(together, batch, groups, rowwise=True),
+            )
+            for net, found in ((apart, expected), (together, outputs)):
+                net.zero_grad()
+                weighted_sum(found, slice(0, 8)).backward()
+            for key, values in expected.items():
+                torch.testing.assert_close(outputs[key], values, rtol=1e-12, atol=1e-12)
+            for (key, parameter), other in zip(apart.named_parameters(), together.parameters(), strict=True):
+                torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-9, atol=1e-10, msg=key)
+            torch.testing.assert_close(together.state_dict(), apart.state_dict(), rtol=1e-12, atol=1e-12)
+        assert [norm.momentum for norm in together.modules() if isinstance(norm, _BatchNorm)] == [
+            norm.momentum for norm in make_net().modules() if isinstance(norm, _BatchNorm)
+        ]
+
+    def test_rows_together_are_one_call(self):
+        net, sizes = make_net(), []
+        net.conv.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+        grouped_forward(net, images(8), 4, rowwise=True)
+        net(images(6))
+        assert sizes == [8, 6]
+        torch.testing.assert_close(net(images(6)), copy.deepcopy(net)(images(6)))  # nothing of the groups is left
+
     def test_tuples_of_inputs_and_outputs_and_another_method(self):
         class Pair(nn.Module):
             def __init__(self) -> None:

@@ -1,5 +1,7 @@
 """Batches are the same for any number of workers and processes, and from any step on."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,11 @@ LABELLED = ViewPlan(views=(ViewSpec(size=32, regions=8), ViewSpec(size=48), View
 def brightness_bands(image: Image.Image, position: int) -> np.ndarray:
     """A region source that looks at the pixels and at the position."""
     return np.asarray(image.convert("L").resize((13, 7)), dtype=np.int64) // 32 + 100 * position
+
+
+def niceness(image: Image.Image, position: int) -> np.ndarray:
+    """A region source whose labels are how nice its process is."""
+    return np.full((7, 13), os.nice(0), dtype=np.int64)
 
 
 def equal(one: Batch, two: Batch) -> bool:
@@ -60,6 +67,13 @@ def test_workers_do_not_change_the_data(images: ImageList) -> None:
 
 def test_a_later_start_goes_on_with_the_same_data(images: ImageList) -> None:
     assert all(equal(a, b) for a, b in zip(batches(images, 0, 6)[3:], batches(images, 3, 6), strict=True))
+
+
+@pytest.mark.parametrize("yielding", [False, True])
+def test_workers_on_shared_cores_yield_to_the_training(images: ImageList, yielding: bool) -> None:
+    sampler = StepSampler(EpochPlan(len(images), 8, seed=0), 0, 1)
+    (batch,) = make_loader(images, LABELLED, sampler, 0, workers=1, regions=niceness, yielding=yielding)
+    assert batch.regions[0].unique().tolist() == [min(19, os.nice(0) + 19 * yielding)]
 
 
 def test_processes_share_the_same_batches(images: ImageList) -> None:
