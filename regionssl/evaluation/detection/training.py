@@ -22,6 +22,7 @@ from regionssl.config import Config
 from regionssl.counted import Stream
 from regionssl.engine.distributed import current_world
 from regionssl.engine.log import duration
+from regionssl.engine.memory import keep_freed_memory
 from regionssl.errors import InputError
 from regionssl.evaluation.detection.batches import Batch, TrainingSet, batches
 from regionssl.evaluation.saved import SavedTraining
@@ -98,7 +99,9 @@ def fit(
         raise InputError(
             f"a batch of {settings.batch_size} cannot be shared by {world.size} processes; change batch_size"
         )
-    sync_batch_norm(model.to(device).train(), world, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    sync_batch_norm(model.to(device).to(memory_format=torch.channels_last).train(), world, device)
     optimiser = make_optimiser(model, settings)
     done, losses = saved.go_on(model, optimiser) if saved else (0, [])
     module = DistributedDataParallel(model, broadcast_buffers=False) if world.size > 1 else model

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from regionssl.backbones.norm import sync_batch_norm
 from regionssl.counted import Stream, generator, integer, permutation
 from regionssl.engine.distributed import current_world
+from regionssl.engine.memory import keep_freed_memory
 from regionssl.errors import InputError
 from regionssl.evaluation.inputs import standardise
 from regionssl.evaluation.saved import SavedTraining
@@ -80,7 +81,9 @@ def train(
     share = config.batch_size // world.size
     rows = range(world.rank * share, (world.rank + 1) * share)
     crops = _Crops(data, config.crop, rows, config.batch_size, seed, start)
-    network.to(device)
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
+    network.to(device).to(memory_format=torch.channels_last)
     if network.frozen and not start.pretrained:
         _take_statistics(network, crops, start, device)
     model: nn.Module = sync_batch_norm(network.train(), world, device)
