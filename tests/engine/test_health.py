@@ -72,6 +72,12 @@ def judged(changes: dict[str, float], first: int = GRACE, count: int = 2 * MANY)
         ({"health/image_slow_positive": 0.3}, "red", "image_slow_positive over negative"),
         ({"health/boxes_elsewhere": 0.599}, "amber", "boxes_positive over elsewhere"),
         ({"health/boxes_elsewhere": 0.61}, "red", "boxes_positive over elsewhere"),
+        ({"health/boxes_elsewhere": 0.61, "health/p4_positive": 0.5, "health/p4_elsewhere": 0.4}, "green", None),
+        (
+            {"health/boxes_elsewhere": 0.61, "health/p4_positive": 0.4, "health/p4_elsewhere": 0.4},
+            "red",
+            "boxes_positive and p4_positive over elsewhere",
+        ),
         ({"valid": 0.05}, "amber", "valid"),
         ({"valid": 0.0}, "red", "valid"),
         ({"health/teacher_entropy": 0.1}, "amber", "teacher_entropy"),

@@ -37,10 +37,12 @@ def losses(variant: str, folder: Path, precision: str) -> tuple[list[float], dic
     return found, dict(trainer.method.backbone.named_parameters())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_bfloat16_follows_float32(variant: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "variant"), [*(("bf16", variant) for variant in VARIANTS), ("fp16", "moco"), ("fp16", "scrl")]
+)
+def test_half_precision_follows_float32(precision: str, variant: str, folder: Path) -> None:
     exact, _ = losses(variant, folder, "fp32")
-    rounded, weights = losses(variant, folder, "bf16")
+    rounded, weights = losses(variant, folder, precision)
     assert rounded != exact, "nothing was rounded"
     assert rounded[0] == pytest.approx(exact[0], rel=0.03)
     assert rounded == pytest.approx(exact, rel=0.2)
