@@ -71,8 +71,8 @@ def choose_workers(training: TrainingConfig, device: torch.device, devices: int)
     if device.type == "cuda":
         workers = max(1, min(16, cores // devices - 1))
         return Choice("training.workers", workers, None, f"{cores} cores for {devices} GPU(s)")
-    workers = max(1, cores // (4 * devices))
-    return Choice("training.workers", workers, None, f"{cores} cores are shared with the training on the CPU")
+    workers = max(1, min(8, cores // devices))
+    return Choice("training.workers", workers, None, f"one for each of {cores} cores, in the time the training leaves")
 
 
 def choose_batch(training: TrainingConfig, images: int, processes: int) -> None:

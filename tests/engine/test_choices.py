@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionssl.engine.choices import choose_device, choose_group_size, choose_queue, resolve
+from regionssl.engine.choices import choose_device, choose_group_size, choose_queue, choose_workers, resolve
 from regionssl.engine.optim import OptimiserConfig
 from regionssl.engine.schedule import ScheduleConfig
 from regionssl.engine.train import TrainingConfig
@@ -34,6 +34,18 @@ def test_group_size(wanted: int, share: int) -> None:
     assert share % size == 0
     assert size <= wanted
     assert all(share % other for other in range(size + 1, min(wanted, share) + 1))
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "devices", "workers"),
+    [("cpu", 2, 1, 2), ("cpu", 2, 2, 1), ("cpu", 64, 1, 8), ("cuda", 16, 1, 15), ("cuda", 16, 8, 1), ("cuda", 2, 4, 1)],
+)
+def test_loader_processes_share_a_cpu_and_leave_a_gpu_a_core(
+    device: str, cores: int, devices: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regionssl.engine.choices.usable_cores", lambda: cores)
+    assert choose_workers(TrainingConfig(), torch.device(device), devices).value == workers
+    assert choose_workers(TrainingConfig(workers=0), torch.device(device), devices).value == 0
 
 
 def test_a_small_data_set_gets_a_short_queue_and_is_told() -> None:
