@@ -29,12 +29,16 @@ class KeypointBranch(Branch):
         self, features: Features, sizes: Sizes, proposals: list[Tensor], matched: list[Tensor], targets: Targets
     ) -> dict[str, Tensor]:
         """Cross-entropy over the cells of a heatmap, of the keypoints ``targets`` show inside the proposals."""
-        heatmaps = self.heatmaps(self.pool(features, proposals, sizes)).float()
+        heatmaps = self._drawn(features, proposals, sizes)
         keypoints = [target["keypoints"] for target in targets]
         return {"loss_keypoint": keypointrcnn_loss(heatmaps, proposals, keypoints, matched)}
 
     def predict(self, features: Features, sizes: Sizes, boxes: list[Tensor]) -> list[dict[str, Tensor]]:
         """``keypoints`` (D, K, 3), x y 1, and ``keypoints_scores`` (D, K) of each image's detections."""
-        heatmaps = self.heatmaps(self.pool(features, boxes, sizes)).float()
+        heatmaps = self._drawn(features, boxes, sizes)
         points, scores = keypointrcnn_inference(heatmaps, boxes)
         return [{"keypoints": a, "keypoints_scores": b} for a, b in zip(points, scores, strict=True)]
+
+    def _drawn(self, features: Features, boxes: list[Tensor], sizes: Sizes) -> Tensor:
+        """Heatmaps (D, K, h, w), channels first in memory: torchvision's loss looks at them as rows."""
+        return self.heatmaps(self.pool(features, boxes, sizes)).float().contiguous()

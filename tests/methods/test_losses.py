@@ -36,7 +36,8 @@ def test_blocks_of_any_size_give_the_same_loss_and_gradient(limit: int, dtype: t
         (losses * weights).sum().backward()
         results.append((losses.detach(), hits, leaf.grad))
     for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
+        # a gradient is a sum that cancels: its rounding is that of the terms, which are as large as its largest element
+        torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance * max(1, float(expected.abs().max())))
     assert 0 < float(results[0][1].sum()) < 13
 
 
