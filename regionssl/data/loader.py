@@ -119,7 +119,7 @@ def make_loader(
 
 
 def _prepare_worker(niceness: int, worker: int) -> None:
-    """One thread each, and deaf to stop signals: a worker ends with the process that it works for."""
+    """One thread each, so much nicer, and deaf to stop signals: a worker ends with the process that it works for."""
     torch.set_num_threads(1)
     os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
