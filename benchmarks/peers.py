@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.end_to_end import SIDE, seconds_per_step
+from benchmarks.end_to_end import SIDE, STEPS, seconds_per_step
 from benchmarks.results import command_line, facts, in_new_process, show, write_json
 from benchmarks.training import trainer_of_case
 from regionssl.data.scenes import write_scenes
@@ -153,7 +153,7 @@ def row(pictures: Path, method: str, device: str, steps: int) -> dict[str, Any]:
     }
 
 
-def rows(device: str, steps: int = 8) -> list[dict[str, Any]]:
+def rows(device: str, steps: int = STEPS) -> list[dict[str, Any]]:
     """MoCo v2 and BYOL."""
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), 512 if device == "cuda" else 64, size=SIDE, labels=False)
@@ -162,7 +162,7 @@ def rows(device: str, steps: int = 8) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = command_line(__doc__, list(CASES))
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args()
     found = rows(options.device, options.steps)
     show("end to end beside lightly, images per second", found)

@@ -38,12 +38,14 @@ def largest_part(attempt: Callable[[int], float], share: int, multiple: int = 1)
         part = smaller
 
 
-def keep_freed_memory() -> bool:
-    """Let glibc keep what training frees, instead of returning it to the system and clearing it anew at every step.
+def keep_freed_memory(device: str | torch.device) -> bool:
+    """On a CPU let glibc keep what training frees, instead of returning it to the system and clearing it at every step.
 
     Returns:
-        Whether this C library can be told so.
+        Whether it does: it is a CPU, and this C library can be told so.
     """
+    if torch.device(device).type != "cpu":
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

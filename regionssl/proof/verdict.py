@@ -70,7 +70,7 @@ def judge(run: str, others: Mapping[str, str], leads: Mapping[str, Interval], se
         return Verdict(f"Use {best}: it leads {run} by {said(best, True)}{end}", 2)
     if not unsure:
         closest = min(others, key=lambda name: leads[name].mean)
-        among = "" if len(others) == 1 else ", the best of the others,"
+        among = "" if len(others) == 1 else ", the best start it is held against,"
         helps = "helps: it leads" if random is not None else "is better: it leads"
         return Verdict(f"{run} {helps} {closest}{among} by {said(closest)}{end}", 3)
     if random is not None and random not in unsure:

@@ -104,8 +104,7 @@ def make_job(
 def launch(job: Job) -> Fabric:
     """Start the processes of the run (this one included)."""
     processes = job.devices * job.nodes
-    if job.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(job.device)
     fabric = Fabric(
         accelerator=job.device.type,
         devices=job.devices,

@@ -149,7 +149,7 @@ def _classes_table(proof: Proof) -> PageTable:
         best = max((value for value in others if not math.isnan(value)), default=math.nan)
         cells = ["-" if math.isnan(value) else f"{value:.1f}" for value in values.values()]
         rows.append([label, *cells, "-" if math.isnan(run - best) else f"{run - best:+.1f}"])
-    header = ["class", *proof.names, f"{proof.comparison.run} over the best of the others"]
+    header = ["class", *proof.names, f"{proof.comparison.run} over the best start it is held against"]
     note = f"At {_percent(max(fraction for fraction, _ in proof.carried.blocks))} of the labels, mean over seeds."
     return PageTable("Classes", header, rows, note)
 
@@ -233,7 +233,7 @@ def _facts(proof: Proof) -> list[tuple[str, str]]:
 
 
 def _cases(proof: Proof) -> list[tuple[str, list[Picture]]]:
-    """Pictures of the best run against the best of the others, at the largest fraction, first seed."""
+    """Pictures of the best run against the best start it is held against, at the largest fraction, first seed."""
     comparison, plan, results = proof.comparison, proof.plan, proof.carried.results
     block = proof.carried.blocks[0]
     other = max(proof.names[plan.runs :], key=lambda name: results[name, block].value)

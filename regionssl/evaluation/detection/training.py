@@ -99,8 +99,7 @@ def fit(
         raise InputError(
             f"a batch of {settings.batch_size} cannot be shared by {world.size} processes; change batch_size"
         )
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     sync_batch_norm(model.to(device).to(memory_format=torch.channels_last).train(), world, device)
     optimiser = make_optimiser(model, settings)
     done, losses = saved.go_on(model, optimiser) if saved else (0, [])

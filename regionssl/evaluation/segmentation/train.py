@@ -81,8 +81,7 @@ def train(
     share = config.batch_size // world.size
     rows = range(world.rank * share, (world.rank + 1) * share)
     crops = _Crops(data, config.crop, rows, config.batch_size, seed, start)
-    if torch.device(device).type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     network.to(device).to(memory_format=torch.channels_last)
     if network.frozen and not start.pretrained:
         _take_statistics(network, crops, start, device)
