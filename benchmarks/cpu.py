@@ -23,7 +23,7 @@ PARTS: dict[str, Callable[[], Tables]] = {
     "colours": lambda: {"colours of two views": in_new_process(colours.rows, "cpu")},
     "end_to_end": lambda: {"end to end against the step alone": end_to_end.rows("cpu")},
     "peers": lambda: {"beside lightly, images per second": peers.rows("cpu")},
-    "methods": lambda: {"what regions cost": methods.rows(methods.Setting(steps=3, warm_up=1))},
+    "methods": lambda: {"what regions cost": methods.rows(methods.Setting())},
     "region_parts": region_parts.tables,
     "stage2": lambda: {
         "stage 2 of ORL, by part": in_new_process(stage2.parts, "cpu"),

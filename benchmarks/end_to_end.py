@@ -22,7 +22,7 @@ from regionssl.data.scenes import write_scenes
 from regionssl.engine.train import Trainer
 
 SIDE = 432  # pixels: about as many as 500 x 375
-STEPS = 32  # enough that the batches a loader makes in advance, whose work is counted too, are a small part
+STEPS = 28  # enough that the batches a loader makes in advance, whose work is counted too, are a small part
 CASES = {
     "cpu": (
         {"recipe": "moco_v2_small", "backbone": "resnet18", "size": 128, "batch": 32, "target": 0.80},
