@@ -149,7 +149,7 @@ def _classes_table(proof: Proof) -> PageTable:
         best = max((value for value in others if not math.isnan(value)), default=math.nan)
         cells = ["-" if math.isnan(value) else f"{value:.1f}" for value in values.values()]
         rows.append([label, *cells, "-" if math.isnan(run - best) else f"{run - best:+.1f}"])
-    header = ["class", *proof.names, f"{proof.comparison.run} over the best start it is held against"]
+    header = ["class", *proof.names, f"{proof.comparison.run} over the best it is held against"]
     note = f"At {_percent(max(fraction for fraction, _ in proof.carried.blocks))} of the labels, mean over seeds."
     return PageTable("Classes", header, rows, note)
 

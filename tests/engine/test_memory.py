@@ -1,9 +1,10 @@
-"""The largest part that fits, on a pretended GPU."""
+"""The largest part that fits, on a pretended GPU, and whose freed memory is kept."""
 
 import pytest
 import torch
 
-from regionssl.engine.memory import largest_part
+from regionssl.engine import memory
+from regionssl.engine.memory import keep_freed_memory, largest_part
 
 
 def card(room: int) -> tuple[list[int], object]:
@@ -41,3 +42,13 @@ def test_what_cannot_be_halved_is_refused() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         largest_part(attempt, 32, 8)  # type: ignore[arg-type]
     assert tried == [32, 16, 8]
+
+
+def test_a_gpu_leaves_the_allocator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(name: str | None) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", never)
+    assert not keep_freed_memory("cuda")
+    with pytest.raises(AssertionError):
+        keep_freed_memory("cpu")

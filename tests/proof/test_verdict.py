@@ -21,7 +21,11 @@ UP, DOWN, NONE = Interval(3.0, 1.0, 5.0), Interval(-3.0, -5.0, -1.0), Interval(0
         ({"random": UP, "moco": DOWN}, 2, "Use moco: it leads run by 3.0"),
         ({"random": DOWN}, 2, "Use random"),
         ({"random": UP}, 3, "run helps: it leads random by +3.0 box_ap (97.5 % interval 1.0 to 5.0)"),
-        ({"random": UP, "imagenet": Interval(1.0, 0.5, 1.5)}, 3, "the best start it is held against, by +1.0"),
+        (
+            {"random": UP, "imagenet": Interval(1.0, 0.5, 1.5)},
+            3,
+            "it leads imagenet, the best start it is held against, by +1.0",
+        ),
         ({"moco": UP}, 3, "run is better: it leads moco"),
         ({"random": UP, "imagenet": NONE}, 4, "run helps, leading random by +3.0"),
         ({"random": UP, "imagenet": NONE}, 4, "use ImageNet, which costs nothing"),
