@@ -108,7 +108,7 @@ def _batches(trainer: Trainer, save: Callable[[], None]) -> Iterator[Batch]:
     batches = iter(trainer.loader(trainer.total_steps))
     while True:
         try:
-            batch = next(batches, None)
+            batch = _next(batches)
         except RuntimeError as error:
             if lost_loader(error) is not None and trainer.world.size == 1:
                 save()
@@ -116,6 +116,19 @@ def _batches(trainer: Trainer, save: Callable[[], None]) -> Iterator[Batch]:
         if batch is None:
             return
         yield batch
+
+
+def _next(batches: Iterator[Batch]) -> Batch | None:
+    """The next batch, or None after the last one.
+
+    A loader process that is killed while it hands a batch over is first seen as a broken connection. Torch tells of the
+    loss when the process has ended, from a signal handler, which cuts the wait short.
+    """
+    try:
+        return next(batches, None)
+    except (OSError, EOFError):
+        time.sleep(10)
+        raise
 
 
 def tell(lamp: Lamp, log: RunLog) -> None:

@@ -1,6 +1,7 @@
 """What a machine does to a run: processes lost, files gone, disks full or slow, clocks set back."""
 
 import ast
+import itertools
 import json
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from regionssl.doctor.looking import look_at
 from regionssl.engine import run as engine_run
 from regionssl.engine.checkpoint import list_checkpoints, load_identity
 from regionssl.engine.lost import lost_loader, lost_process
+from regionssl.engine.train import Trainer
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
@@ -76,6 +78,24 @@ def test_a_killed_loader_process_ends_in_a_sentence_and_the_run_goes_on(
     assert load_identity(checkpoint)[0]["step"] >= 4
     pretrain(scenes, out, resume=True)
     assert same(finished, out)
+
+
+def test_a_loader_process_killed_while_it_hands_a_batch_over_is_a_lost_loader_too(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Trainer.loader
+
+    def broken(self: Trainer, steps: int) -> Iterator[Any]:
+        batches = iter(known(self, steps))
+        yield from itertools.islice(batches, 5)
+        (worker,) = multiprocessing.active_children()
+        os.kill(int(worker.pid or 0), signal.SIGKILL)
+        raise ConnectionResetError("Connection reset by peer")
+
+    monkeypatch.setattr(Trainer, "loader", broken)
+    with pytest.raises(InputError, match=r"a loader process was ended from outside .* go on with --resume"):
+        pretrain(scenes, tmp_path / "run", recipe=TINY, workers=1)
+    assert load_identity(list_checkpoints(tmp_path / "run" / "checkpoints")[-1][1])[0]["step"] == 5
 
 
 def test_lost_processes_are_told_by_torchs_words_and_other_errors_are_not() -> None:
