@@ -1,4 +1,4 @@
-"""Pixels as they are, in a file that every program can open: a 24-bit Windows bitmap whose first row is the top one."""
+"""Pixels to cut crops from: those of a 24-bit Windows bitmap whose first row is the top one, or of an array."""
 
 from __future__ import annotations
 
@@ -59,6 +59,43 @@ class Bitmap:
         strides = (_stride(self.width), 3, 1)
         rows: np.ndarray = np.ndarray((self.height, self.width, 3), np.uint8, self.content, _HEADER.size, strides)
         return rows[top:bottom, left:right, ::-1]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A decoded image as an array, (height, width, 3) uint8, RGB."""
+
+    array: np.ndarray
+
+    @property
+    def width(self) -> int:
+        return int(self.array.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.array.shape[0])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        return self.width, self.height
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """The RGB image within x0, y0, x1, y1 in whole pixels, which must lie inside."""
+        return Image.fromarray(self.values(box))
+
+    def whole(self) -> Image.Image:
+        """The RGB image."""
+        return Image.fromarray(self.array)
+
+    def values(self, box: tuple[int, int, int, int]) -> np.ndarray:
+        """The pixels of :meth:`crop`, (height, width, 3) uint8, RGB; a view."""
+        left, top, right, bottom = box
+        return self.array[top:bottom, left:right]
+
+
+Picture = Image.Image | Bitmap | Pixels
+"""What crops are cut from."""
 
 
 def _stride(width: int) -> int:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from regionssl.data.bitmaps import Bitmap, read_bitmap
+from regionssl.data.bitmaps import Picture, Pixels, read_bitmap
+
+try:
+    from simplejpeg import decode_jpeg
+except ImportError:
+    decode_jpeg = None
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 SHORTEST_SIDE = 8
@@ -68,11 +73,15 @@ def decode(content: bytes) -> Image.Image:
             200 megapixels, or colours that Pillow cannot turn into RGB.
     """
     picture = read_picture(content)
-    return picture.whole() if isinstance(picture, Bitmap) else picture
+    return picture if isinstance(picture, Image.Image) else picture.whole()
 
 
-def read_picture(content: bytes) -> Image.Image | Bitmap:
+def read_picture(content: bytes, as_array: bool = False) -> Picture:
     """:func:`decode`, but for a bitmap of a pack, which need not be unpacked as a whole to be cropped.
+
+    Args:
+        as_array: crops are wanted as arrays. Then simplejpeg, if it is installed, decodes upright JPEGs in colour, faster
+            than Pillow and to the same values; whatever it does not find in order is left to Pillow.
 
     Raises:
         UnreadableImage: as :func:`decode`.
@@ -82,6 +91,9 @@ def read_picture(content: bytes) -> Image.Image | Bitmap:
         return plain
     with _pillow_errors():
         image = _open(io.BytesIO(content))
+        if as_array and decode_jpeg is not None and _is_upright_rgb_jpeg(image):
+            with suppress(ValueError):
+                return Pixels(decode_jpeg(content))
         image.load()
         return _to_rgb(_upright(image))
 
@@ -89,8 +101,11 @@ def read_picture(content: bytes) -> Image.Image | Bitmap:
 def is_upright_rgb_jpeg(content: bytes) -> bool:
     """Whether an image file that can be decoded is a JPEG whose pixels :func:`decode` leaves as they are stored."""
     with _pillow_errors():
-        image = _open(io.BytesIO(content))
-        return image.format == "JPEG" and image.mode == "RGB" and _turn(image) is None
+        return _is_upright_rgb_jpeg(_open(io.BytesIO(content)))
+
+
+def _is_upright_rgb_jpeg(image: Image.Image) -> bool:
+    return image.format == "JPEG" and image.mode == "RGB" and _turn(image) is None
 
 
 def probe(file: BinaryIO) -> Header:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from regionssl.data.bitmaps import Bitmap
+from regionssl.data.bitmaps import Picture
 from regionssl.data.decode import UnreadableImage, decode, read_picture
 from regionssl.data.store import Names, Store
 
@@ -72,13 +72,16 @@ class ImageList:
         """
         return decode(self.read(i))
 
-    def picture(self, i: int) -> Image.Image | Bitmap:
+    def picture(self, i: int, as_array: bool = False) -> Picture:
         """Image ``i`` to cut crops from: :meth:`load`, or a bitmap of a pack as it lies there.
+
+        Args:
+            as_array: as in :func:`regionssl.data.decode.read_picture`.
 
         Raises:
             UnreadableImage: as :meth:`load`.
         """
-        return read_picture(self.read(i))
+        return read_picture(self.read(i), as_array)
 
     @cached_property
     def stat(self) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from regionssl import counted
 from regionssl.counted import Stream
 from regionssl.data.batch import Batch
-from regionssl.data.bitmaps import Bitmap
+from regionssl.data.bitmaps import Picture
 from regionssl.data.decode import UnreadableImage
 from regionssl.data.images import ImageList
 from regionssl.data.patches import PatchDraw, PatchSource, draw_patches
@@ -41,12 +41,12 @@ class Sample:
 class Taken:
     """What a sample is made of: an image and its position; with patches, their draw and the neighbour's image."""
 
-    image: Image.Image | Bitmap
+    image: Picture
     index: int
     drawn: PatchDraw | None = None
-    neighbour: Image.Image | Bitmap | None = None
+    neighbour: Picture | None = None
 
-    def sources(self, plan: ViewPlan) -> list[Image.Image | Bitmap]:
+    def sources(self, plan: ViewPlan) -> list[Picture]:
         """The image that each view is cut from."""
         return [
             self.neighbour if self.neighbour is not None and view == plan.neighbour_view else self.image
@@ -113,11 +113,11 @@ class ViewDataset(Dataset[Views]):
         neighbour = drawn.neighbour if drawn else None
         return Views(pixels, crops, colours, sample, index, tuple(failures.items()), labels, image.size, neighbour)
 
-    def _labels(self, image: Image.Image | Bitmap, index: int, crops: list[CropDraw]) -> list[np.ndarray | None]:
+    def _labels(self, image: Picture, index: int, crops: list[CropDraw]) -> list[np.ndarray | None]:
         """The lattice of labels of each view, or an empty list when no view asks for one."""
         if self.regions is None or not self.plan.wants_regions:
             return []
-        labels = self.regions(image.whole() if isinstance(image, Bitmap) else image, index)
+        labels = self.regions(image if isinstance(image, Image.Image) else image.whole(), index)
         width, height = image.size
         return [
             cut_labels(labels, crop, spec, width, height) for crop, spec in zip(crops, self.plan.views, strict=True)
@@ -126,24 +126,24 @@ class ViewDataset(Dataset[Views]):
     def _load(self, sample: Sample) -> tuple[Taken | None, dict[int, str]]:
         """The sample's image (with neighbour), or the first readable of its counted replacements; what failed, why."""
         failures: dict[int, str] = {}
-        index = sample.index
+        index, as_array = sample.index, self.plan.resampler == "torch"
         for attempt in range(_REPLACEMENTS):
             opened = index
             if index not in failures:
                 try:
-                    image = self.images.picture(index)
+                    image = self.images.picture(index, as_array)
                     drawn = self._draw_patches(image, index, sample)
                     if drawn is None:
                         return Taken(image, index), failures
                     opened = drawn.neighbour
-                    return Taken(image, index, drawn, self.images.picture(opened)), failures
+                    return Taken(image, index, drawn, self.images.picture(opened, as_array)), failures
                 except UnreadableImage as error:
                     failures[opened] = str(error)
             replacement = counted.integer(self.seed, Stream.REPLACEMENT, sample.index, sample.epoch, attempt)
             index = replacement % len(self.images)
         return None, failures
 
-    def _draw_patches(self, image: Image.Image | Bitmap, index: int, sample: Sample) -> PatchDraw | None:
+    def _draw_patches(self, image: Picture, index: int, sample: Sample) -> PatchDraw | None:
         if self.patches is None or not self.plan.wants_patches:
             return None
         rng = counted.generator(self.seed, Stream.PATCHES, sample.index, sample.epoch)

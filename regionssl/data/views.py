@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from regionssl.config import Config
-from regionssl.data.bitmaps import Bitmap
+from regionssl.data.bitmaps import Picture
 from regionssl.data.patches import PATCH_NAMES, Box, BoxJitter
 from regionssl.data.photometric import ColourPolicy
 from regionssl.geometry import lattice_labels
@@ -212,7 +212,7 @@ def _shared_area(a: CropDraw, b: CropDraw) -> float:
     return max(w, 0) * max(h, 0) / max(a.width * a.height, b.width * b.height)
 
 
-def cut(image: Image.Image | Bitmap, draw: CropDraw, spec: ViewSpec, resampler: Resampler = "pillow") -> np.ndarray:
+def cut(image: Picture, draw: CropDraw, spec: ViewSpec, resampler: Resampler = "pillow") -> np.ndarray:
     """Cut one view out of an RGB image with one antialiased resampling.
 
     Returns:
@@ -220,7 +220,7 @@ def cut(image: Image.Image | Bitmap, draw: CropDraw, spec: ViewSpec, resampler: 
     """
     size = (spec.size, spec.size)
     if resampler == "torch":
-        crop = image.values(draw.box) if isinstance(image, Bitmap) else np.asarray(image.crop(draw.box))
+        crop = np.asarray(image.crop(draw.box)) if isinstance(image, Image.Image) else image.values(draw.box)
         pixels = _resize_by_torch(crop, size, spec.interpolation)
     else:
         pixels = np.asarray(image.crop(draw.box).resize(size, _RESAMPLING[spec.interpolation]))

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from regionssl.data.decode import PIXEL_LIMIT, UnreadableImage, decode, probe
+from regionssl.data.bitmaps import Pixels
+from regionssl.data.decode import PIXEL_LIMIT, UnreadableImage, decode, probe, read_picture
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -248,6 +249,68 @@ def test_damage_never_escapes_as_another_exception(fmt: str, changes: list[tuple
     for read in (decode, lambda content: probe(io.BytesIO(content))):
         with contextlib.suppress(UnreadableImage):
             read(bytes(content))
+
+
+JPEGS = [
+    {"quality": 90},
+    {"quality": 75, "subsampling": 0},
+    {"quality": 60, "subsampling": 1},
+    {"quality": 90, "progressive": True},
+    {"quality": 80, "restart_marker_blocks": 4},
+]
+
+
+@pytest.mark.parametrize("options", JPEGS)
+@given(width=st.integers(8, 90), height=st.integers(8, 90), data=st.data())
+def test_jpegs_as_arrays_are_those_of_pillow(
+    options: dict[str, object], width: int, height: int, data: st.DataObject
+) -> None:
+    content = encode(np.resize(NOISE // 3 + np.resize(BLOCKS, NOISE.shape) // 3, (height, width, 3)), "JPEG", **options)
+    picture = read_picture(content, as_array=True)
+    assert isinstance(picture, Pixels)
+    assert picture.size == (picture.width, picture.height) == (width, height)
+    expected = decode(content)
+    np.testing.assert_array_equal(np.asarray(picture.whole()), np.asarray(expected))
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    box = left, top, data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
+    np.testing.assert_array_equal(np.asarray(picture.crop(box)), np.asarray(expected.crop(box)))
+    np.testing.assert_array_equal(picture.values(box), np.asarray(expected.crop(box)))
+
+
+@settings(max_examples=300)
+@given(
+    options=st.sampled_from(JPEGS),
+    kept=st.one_of(st.just(1.0), st.floats(0.1, 1)),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+)
+def test_damaged_jpegs_as_arrays_are_those_of_pillow(
+    options: dict[str, object], kept: float, changes: list[tuple[float, int]]
+) -> None:
+    content = bytearray(encode(NOISE, "JPEG", **options))
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    content = content[: int(kept * len(content))]
+    try:
+        expected = pixels(bytes(content))
+    except UnreadableImage as error:
+        with pytest.raises(UnreadableImage) as refused:
+            read_picture(bytes(content), as_array=True)
+        assert str(refused.value) == str(error)
+    else:
+        picture = read_picture(bytes(content), as_array=True)
+        whole = picture.whole() if isinstance(picture, Pixels) else picture
+        np.testing.assert_array_equal(np.asarray(whole), expected)
+
+
+def test_other_files_are_left_to_pillow() -> None:
+    turned = Image.Exif()
+    turned[274] = 6
+    image = Image.fromarray(BLOCKS)
+    others = [encode(image.convert(mode), "JPEG") for mode in ("L", "CMYK")]
+    for content in (*others, encode(image, "JPEG", exif=turned), encode(image, "PNG")):
+        picture = read_picture(content, as_array=True)
+        assert isinstance(picture, Image.Image)
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(decode(content)))
 
 
 def test_reason_survives_pickling() -> None:
