@@ -7,6 +7,7 @@ import io
 import os
 import struct
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ Kind = Literal["zip", "tar"]
 
 _PLAIN, _ZIP_STORED, _ZIP_DEFLATED, _ENCRYPTED = -1, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, -2
 _ROW = np.dtype([("offset", "<i8"), ("length", "<i8"), ("size", "<i8"), ("method", "<i4"), ("crc", "<u4")])
+_OPENING = threading.Lock()
 LARGEST = 2**30
 """Bytes of a member that are read; no image needs more."""
 _VERSION = 2
@@ -58,8 +60,9 @@ class Members:
             os.close(self._fd)
 
     def open(self, row: int) -> BinaryIO:
-        if self._fd is None:
-            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        with _OPENING:
+            if self._fd is None:
+                self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         offset, length, size, method, crc = self.index[row].tolist()
         if method == _ENCRYPTED:
             raise UnreadableImage("is encrypted")

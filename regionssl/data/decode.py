@@ -80,8 +80,8 @@ def read_picture(content: bytes, as_array: bool = False) -> Picture:
     """:func:`decode`, but for a bitmap of a pack, which need not be unpacked as a whole to be cropped.
 
     Args:
-        as_array: crops are wanted as arrays. Then simplejpeg, if it is installed, decodes upright JPEGs in colour, faster
-            than Pillow and to the same values; whatever it does not find in order is left to Pillow.
+        as_array: crops are wanted as arrays. Then simplejpeg, if it is installed, decodes upright JPEGs in colour,
+            faster than Pillow and to the same values; whatever it does not find in order is left to Pillow.
 
     Raises:
         UnreadableImage: as :func:`decode`.

@@ -10,19 +10,20 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from regionssl import counted
 from regionssl.counted import Stream
 from regionssl.data.batch import Batch
 from regionssl.data.images import ImageList
 from regionssl.data.patches import PatchSource
-from regionssl.data.samples import Collate, RegionSource, Sample, ViewDataset
+from regionssl.data.samples import Collate, RegionSource, Sample, ViewDataset, Views
 from regionssl.data.views import ViewPlan
 
 PREFETCH = 4
@@ -88,6 +89,16 @@ class StepSampler(Sampler[list[Sample]]):
             yield [Sample(int(i), epoch, step) for i in stretch[self.rank * share :][:share]]
 
 
+class _OnThreads(Dataset[Views]):
+    """Makes the samples of a batch side by side, in this process."""
+
+    def __init__(self, views: ViewDataset, threads: int) -> None:
+        self.views, self.pool = views, ThreadPoolExecutor(threads)
+
+    def __getitems__(self, samples: list[Sample]) -> list[Views]:
+        return list(self.pool.map(self.views.__getitem__, samples))
+
+
 def make_loader(
     images: ImageList,
     plan: ViewPlan,
@@ -97,18 +108,21 @@ def make_loader(
     pin_memory: bool = False,
     regions: RegionSource | None = None,
     patches: PatchSource | None = None,
+    threads: int = 1,
     yielding: bool = False,
 ) -> DataLoader[Batch]:
     """Batches of one process, in the order of the sampler's steps.
 
     Args:
-        workers: loader processes; 0 makes the views in the training process.
+        workers: loader processes; 0 makes the views in the training process, between its steps.
         regions: labels the images, if views ask for labels.
         patches: correspondences between the images, if some views are patches.
+        threads: of the training process that make views, if there are no loader processes.
         yielding: loader processes take the time only that the training leaves, because it runs on the same cores.
     """
+    views = ViewDataset(images, plan, seed, regions, patches)
     return DataLoader(
-        ViewDataset(images, plan, seed, regions, patches),  # type: ignore[arg-type]
+        views if workers or threads == 1 else _OnThreads(views, threads),  # type: ignore[arg-type]
         batch_sampler=sampler,
         collate_fn=Collate(plan, seed),
         num_workers=workers,

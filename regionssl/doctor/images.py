@@ -42,22 +42,22 @@ def check_damage(looks: Sequence[Look], images: ImageList) -> list[Finding]:
     return [Finding(level, "decoding", found, _REPAIR, names)]
 
 
-def check_speed(looks: Sequence[Look], images: int, loaders: int) -> list[Finding]:
-    """What reading, decoding and cutting cost, and what the loader processes thus deliver at most.
+def check_speed(looks: Sequence[Look], images: int, at_once: int) -> list[Finding]:
+    """What reading, decoding and cutting cost, and how many images can thus be had at most.
 
     Args:
         images: of all of DATA.
-        loaders: loader processes on this machine; 0 counts as one.
+        at_once: images that are loaded at the same time on this machine.
     """
     seen = [look.seen for look in looks if look.seen is not None]
     if not seen:
         return []
     read, decoded, cut = (float(np.mean([getattr(one, name) for one in seen])) for name in ("read", "decoded", "cut"))
     megapixels = float(np.median([_pixels(one) for one in seen])) / 1e6
-    speed = max(1, loaders) / (read + decoded + cut)
+    speed = at_once / (read + decoded + cut)
     summary = (
         f"one core reads an image in {1e3 * read:.1f} ms, decodes it in {1e3 * decoded:.1f} and cuts its views in "
-        f"{1e3 * cut:.1f}; {loaders} loader process(es) deliver at most {speed:,.0f} images a second, {images:,} in "
+        f"{1e3 * cut:.1f}; with {at_once} at a time at most {speed:,.0f} images a second can be had, {images:,} in "
         f"{images / speed / 60:,.1f} min"
     )
     if read > max(_SLOW_READ, decoded + cut):

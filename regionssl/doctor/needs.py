@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from regionssl.data.loader import PREFETCH
 from regionssl.doctor.finding import Finding
 from regionssl.doctor.looking import Look
@@ -42,6 +44,11 @@ class Needs:
     def share(self) -> int:
         """Images of one process per step."""
         return max(1, self.batch_size // self.devices)
+
+    @property
+    def at_once(self) -> int:
+        """Images loaded at the same time on this machine: by loader processes, or by threads of the training."""
+        return self.devices * (self.workers or torch.get_num_threads())
 
     @property
     def in_flight(self) -> int:

@@ -105,25 +105,26 @@ def check_processor(facts: Processor, workers: int, on_cpu: bool) -> list[Findin
     return findings or [Finding("ok", "processor", summary)]
 
 
-def check_memory(available: int | None, workers: int, in_flight: int, largest_image: int) -> list[Finding]:
-    """Whether loader processes have room for the batches that they hold ready and for the largest image.
+def check_memory(available: int | None, at_once: int, in_flight: int, largest_image: int) -> list[Finding]:
+    """Whether there is room for the batches that loader processes hold ready and for the largest images.
 
     Args:
+        at_once: images that are loaded at the same time.
         in_flight: bytes of all batches that are held ready.
         largest_image: bytes of its pixels; decoding holds them up to three times.
     """
     if available is None:
         return [Finding("note", "memory", "the system does not say how much memory is free")]
-    needed = in_flight + 3 * largest_image * max(1, workers)
+    needed = in_flight + 3 * largest_image * at_once
     if needed < 0.8 * available:
         return [Finding("ok", "memory", f"{amount(available)} can be had; the loader takes up to {amount(needed)}")]
     return [
         Finding(
             "warning" if needed < available else "fault",
             "memory",
-            f"{workers} loader processes may take {amount(needed)} for batches and images, and {amount(available)} can "
-            "be had",
-            f"regionssl pretrain ... --workers {max(1, workers // 2)}, or first: regionssl pack DATA --out PACK",
+            f"{at_once} images at a time and the batches held ready may take {amount(needed)}, and {amount(available)} "
+            "can be had",
+            f"regionssl pretrain ... --workers {max(1, at_once // 2)}, or first: regionssl pack DATA --out PACK",
         )
     ]
 

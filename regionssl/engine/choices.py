@@ -67,12 +67,11 @@ def choose_workers(training: TrainingConfig, device: torch.device, devices: int)
     """The number of loader processes per training process."""
     if training.workers is not None:
         return Choice("training.workers", training.workers, training.workers, "as given")
-    cores = usable_cores()
     if device.type == "cuda":
+        cores = usable_cores()
         workers = max(1, min(16, cores // devices - 1))
         return Choice("training.workers", workers, None, f"{cores} cores for {devices} GPU(s)")
-    workers = max(1, min(8, cores // devices))
-    return Choice("training.workers", workers, None, f"one for each of {cores} cores, in the time the training leaves")
+    return Choice("training.workers", 0, None, "on a CPU the training's own threads make the views between its steps")
 
 
 def choose_batch(training: TrainingConfig, images: int, processes: int) -> None:

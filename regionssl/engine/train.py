@@ -41,7 +41,7 @@ class TrainingConfig(Config):
         channels_last: memory format of the networks.
         compile: compile the networks with torch.compile.
         clip: largest norm of the gradient; None for no limit.
-        workers: loader processes per training process.
+        workers: loader processes per training process; 0 makes the views on its own threads, between the steps.
         seed: of everything random.
         save_every: steps between checkpoints; None for about one per epoch. keep: how many stay.
         log_every: steps between log records.
@@ -106,7 +106,16 @@ class Trainer:
         cuda = self.fabric.device.type == "cuda"
         seed, workers = self.config.seed, self.config.workers or 0
         return make_loader(
-            self.images, self.plan, sampler, seed, workers, cuda, self.regions, self.patches, yielding=not cuda
+            self.images,
+            self.plan,
+            sampler,
+            seed,
+            workers,
+            cuda,
+            self.regions,
+            self.patches,
+            threads=torch.get_num_threads(),
+            yielding=not cuda,
         )
 
     def logged(self, done: int) -> bool:

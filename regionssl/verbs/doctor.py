@@ -106,7 +106,7 @@ def check_machine(needs: Needs, out: Path, on_cpu: bool) -> list[Finding]:
         *check_builds(accelerator),
         *check_gpus(accelerator, needs.share, needs.together),
         *check_processor(processor, needs.workers * needs.devices, on_cpu),
-        *check_memory(processor.memory, needs.workers * needs.devices, needs.in_flight, 0),
+        *check_memory(processor.memory, needs.at_once, needs.in_flight, 0),
         *check_shared_memory(storage.shared, needs.in_flight, needs.workers),
         *check_open_files(storage.open_files, needs.workers, len(needs.view_sizes)),
         *check_disk(storage, needs.checkpoint, needs.keep),
@@ -126,7 +126,7 @@ def check_data(data: Path, image_root: Path | None, config: RunConfig, needs: Ne
     looks = look_at(images, config.method.plan, look)
     equal, compared = equal_files(images, [one.position for one in looks])
     near = alike(looks)
-    memory = check_memory(read_processor().memory, needs.workers * needs.devices, needs.in_flight, largest_image(looks))
+    memory = check_memory(read_processor().memory, needs.at_once, needs.in_flight, largest_image(looks))
     return [
         *findings,
         *check_damage(looks, images),
@@ -134,7 +134,7 @@ def check_data(data: Path, image_root: Path | None, config: RunConfig, needs: Ne
         *check_copies(images, equal, compared, near, len(looks)),
         *check_amount(len(images), needs),
         *check_sizes(looks, needs),
-        *check_speed(looks, len(images), needs.workers * needs.devices),
+        *check_speed(looks, len(images), needs.at_once),
         *(finding for finding in memory if finding.level != "ok"),
     ]
 

@@ -289,17 +289,16 @@ def test_damaged_jpegs_as_arrays_are_those_of_pillow(
     content = bytearray(encode(NOISE, "JPEG", **options))
     for place, value in changes:
         content[int(place * len(content))] = value
-    content = content[: int(kept * len(content))]
-    try:
-        expected = pixels(bytes(content))
-    except UnreadableImage as error:
-        with pytest.raises(UnreadableImage) as refused:
-            read_picture(bytes(content), as_array=True)
-        assert str(refused.value) == str(error)
-    else:
-        picture = read_picture(bytes(content), as_array=True)
-        whole = picture.whole() if isinstance(picture, Pixels) else picture
-        np.testing.assert_array_equal(np.asarray(whole), expected)
+    damaged = bytes(content[: int(kept * len(content))])
+
+    def outcome(as_array: bool) -> bytes | str:
+        try:
+            picture = read_picture(damaged, as_array)
+        except UnreadableImage as error:
+            return str(error)
+        return (picture if isinstance(picture, Image.Image) else picture.whole()).tobytes()
+
+    assert outcome(as_array=True) == outcome(as_array=False)
 
 
 def test_other_files_are_left_to_pillow() -> None:

@@ -1,6 +1,7 @@
 """Batches are the same for any number of workers and processes, and from any step on."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from regionssl.data.batch import Batch
 from regionssl.data.images import ImageList, find_images
 from regionssl.data.loader import EpochPlan, StepSampler, make_loader
 from regionssl.data.samples import Sample, ViewDataset
-from regionssl.data.views import ViewPlan, ViewSpec
+from regionssl.data.views import Resampler, ViewPlan, ViewSpec
+from regionssl.errors import InputError
 from regionssl.geometry import Crops
 
 PLAN = ViewPlan(views=(ViewSpec(size=32), ViewSpec(size=48)))
@@ -53,9 +55,10 @@ def batches(
     rank: int = 0,
     processes: int = 1,
     plan: ViewPlan = PLAN,
+    threads: int = 1,
 ) -> list[Batch]:
     sampler = StepSampler(EpochPlan(len(images), 8, seed=3), first, last, rank, processes)
-    return list(make_loader(images, plan, sampler, 3, workers, regions=brightness_bands))
+    return list(make_loader(images, plan, sampler, 3, workers, regions=brightness_bands, threads=threads))
 
 
 def test_workers_do_not_change_the_data(images: ImageList) -> None:
@@ -172,6 +175,35 @@ def test_labels_come_with_their_views(images: ImageList) -> None:
         for labels in (reference.regions[0], reference.regions[2]):
             assert labels.dtype == torch.int64
             assert set(labels[n].flatten().tolist()) <= set(whole.flatten().tolist())
+
+
+@pytest.mark.parametrize("resampler", ["pillow", "torch"])
+def test_threads_make_the_same_batches(images: ImageList, resampler: Resampler) -> None:
+    plan = LABELLED.model_copy(update={"resampler": resampler})
+    alone, threaded = (batches(images, 0, 3, plan=plan, threads=threads) for threads in (1, 4))
+    assert all(equal(one, two) for one, two in zip(alone, threaded, strict=True))
+
+
+def test_threads_load_side_by_side(images: ImageList) -> None:
+    """Each image of a pair waits for the other one, so one after the other neither would come."""
+    meeting = threading.Barrier(2)
+
+    def met(image: Image.Image, position: int) -> np.ndarray:
+        meeting.wait(timeout=20)
+        return brightness_bands(image, position)
+
+    sampler = StepSampler(EpochPlan(len(images), 8, seed=3), 0, 1)
+    (batch,) = make_loader(images, LABELLED, sampler, 3, 0, regions=met, threads=2)
+    assert equal(batch, batches(images, 0, 1, plan=LABELLED)[0])
+
+
+def test_what_a_thread_raises_reaches_the_training(images: ImageList) -> None:
+    def broken(image: Image.Image, position: int) -> np.ndarray:
+        raise InputError(f"no regions of image {position}")
+
+    sampler = StepSampler(EpochPlan(len(images), 8, seed=3), 0, 1)
+    with pytest.raises(InputError, match="no regions of image"):
+        list(make_loader(images, LABELLED, sampler, 3, 0, regions=broken, threads=2))
 
 
 def test_batches_without_labels_have_no_list_of_them(images: ImageList) -> None:

@@ -38,9 +38,9 @@ def test_group_size(wanted: int, share: int) -> None:
 
 @pytest.mark.parametrize(
     ("device", "cores", "devices", "workers"),
-    [("cpu", 2, 1, 2), ("cpu", 2, 2, 1), ("cpu", 64, 1, 8), ("cuda", 16, 1, 15), ("cuda", 16, 8, 1), ("cuda", 2, 4, 1)],
+    [("cpu", 2, 1, 0), ("cpu", 64, 8, 0), ("cuda", 16, 1, 15), ("cuda", 16, 8, 1), ("cuda", 2, 4, 1)],
 )
-def test_loader_processes_share_a_cpu_and_leave_a_gpu_a_core(
+def test_loader_processes_leave_a_gpu_a_core_and_a_cpu_has_none(
     device: str, cores: int, devices: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("regionssl.engine.choices.usable_cores", lambda: cores)
