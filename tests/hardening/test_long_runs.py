@@ -1,4 +1,4 @@
-"""Thousands of steps: memory and open files of a run and its loader process do not grow."""
+"""Thousands of steps: memory and open files of a run, and of its loader process or threads, do not grow."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ ROOM = 24
 """MiB by which the most resident memory may differ between an early and a late part of the run."""
 FILES = 40
 """The same of open files, of which batches on their way hold some: their number goes up and down."""
-SETTINGS = ["--backbone", "test_resnet", "--size", "32", "--batch-size", "8", "--workers", "1", "--device", "cpu"]
+SETTINGS = ["--backbone", "test_resnet", "--size", "32", "--batch-size", "8", "--device", "cpu"]
 
 
 def family(process: int) -> list[int]:
@@ -37,13 +37,14 @@ def measured(process: int) -> tuple[int, float, int]:
     return len(members), sum(map(resident_mib, members)), sum(len(os.listdir(f"/proc/{m}/fd")) for m in members)
 
 
-@pytest.mark.parametrize("recipe", ["byol_small", "moco_v2_small"])
-def test_nothing_grows(recipe: str, scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("recipe", "workers"), [("byol_small", 1), ("moco_v2_small", 0), ("moco_v2_small", 1)])
+def test_nothing_grows(recipe: str, workers: int, scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "regionssl", "pretrain", str(scenes), "--recipe", recipe, "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1" if workers else "2"}
     with (tmp_path / "said").open("wb") as said:
         run = subprocess.Popen(
-            [*command, *SETTINGS, "--steps", str(STEPS)], stdout=said, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            [*command, *SETTINGS, "--steps", str(STEPS), "--workers", str(workers)], stdout=said, env=environment
         )
     early, late = [], []
     while run.poll() is None:
@@ -55,6 +56,6 @@ def test_nothing_grows(recipe: str, scenes: Path, tmp_path: Path) -> None:
         elif 0.65 <= done < 0.95:
             late.append(measured(run.pid))
     assert run.returncode == 0
-    assert {processes for processes, _, _ in early + late} == {2}
+    assert {processes for processes, _, _ in early + late} == {1 + workers}
     for place, room in ((1, ROOM), (2, FILES)):
         assert max(one[place] for one in late) - max(one[place] for one in early) < room
