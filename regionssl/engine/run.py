@@ -108,7 +108,7 @@ def _batches(trainer: Trainer, save: Callable[[], None]) -> Iterator[Batch]:
     batches = iter(trainer.loader(trainer.total_steps))
     while True:
         try:
-            batch = _next(batches)
+            batch = _next(batches, trainer.config.workers or 0)
         except RuntimeError as error:
             if lost_loader(error) is not None and trainer.world.size == 1:
                 save()
@@ -118,7 +118,7 @@ def _batches(trainer: Trainer, save: Callable[[], None]) -> Iterator[Batch]:
         yield batch
 
 
-def _next(batches: Iterator[Batch]) -> Batch | None:
+def _next(batches: Iterator[Batch], workers: int) -> Batch | None:
     """The next batch, or None after the last one.
 
     A loader process that is killed while it hands a batch over is first seen as a broken connection. Torch tells of the
@@ -127,7 +127,7 @@ def _next(batches: Iterator[Batch]) -> Batch | None:
     try:
         return next(batches, None)
     except (OSError, EOFError):
-        time.sleep(10)
+        time.sleep(10 if workers else 0)
         raise
 
 
