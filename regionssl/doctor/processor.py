@@ -117,7 +117,8 @@ def check_memory(available: int | None, at_once: int, in_flight: int, largest_im
         return [Finding("note", "memory", "the system does not say how much memory is free")]
     needed = in_flight + 3 * largest_image * at_once
     if needed < 0.8 * available:
-        return [Finding("ok", "memory", f"{amount(available)} can be had; the loader takes up to {amount(needed)}")]
+        loader = f"; the loader takes up to {amount(needed)}" if needed else ""
+        return [Finding("ok", "memory", f"{amount(available)} can be had{loader}")]
     return [
         Finding(
             "warning" if needed < available else "fault",
