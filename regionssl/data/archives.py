@@ -26,6 +26,7 @@ Kind = Literal["zip", "tar"]
 _PLAIN, _ZIP_STORED, _ZIP_DEFLATED, _ENCRYPTED = -1, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, -2
 _ROW = np.dtype([("offset", "<i8"), ("length", "<i8"), ("size", "<i8"), ("method", "<i4"), ("crc", "<u4")])
 _OPENING = threading.Lock()
+"""Held by the thread that opens an archive, so that no other opens it too."""
 LARGEST = 2**30
 """Bytes of a member that are read; no image needs more."""
 _VERSION = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -19,12 +20,12 @@ def write_bitmap(image: Image.Image) -> bytes:
 
 def read_bitmap(content: bytes) -> Bitmap | None:
     """The file that :func:`write_bitmap` made; None for any other content. Pillow reads it too, and takes longer."""
-    if len(content) < _HEADER.size or not content.startswith(b"BM"):
+    if not _HEADER.size <= len(content) < 2**32 or not content.startswith(b"BM"):
         return None
     width, height = _HEADER.unpack_from(content)[6:8]
-    if height >= 0 or width <= 0 or not content.startswith(_header(width, -height)):
+    if height >= 0 or width <= 0 or len(content) != _HEADER.size + _stride(width) * -height:
         return None
-    if len(content) != _HEADER.size + _stride(width) * -height:
+    if not content.startswith(_header(width, -height)):
         return None
     return Bitmap(content, width, -height)
 
@@ -94,8 +95,13 @@ class Pixels:
         return self.array[top:bottom, left:right]
 
 
-Picture = Image.Image | Bitmap | Pixels
+Picture: TypeAlias = Image.Image | Bitmap | Pixels
 """What crops are cut from."""
+
+
+def as_image(picture: Picture) -> Image.Image:
+    """All of a picture as an RGB image."""
+    return picture if isinstance(picture, Image.Image) else picture.whole()
 
 
 def _stride(width: int) -> int:

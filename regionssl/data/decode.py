@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from regionssl.data.bitmaps import Picture, Pixels, read_bitmap
+from regionssl.data.bitmaps import Picture, Pixels, as_image, read_bitmap
 
 try:
     from simplejpeg import decode_jpeg
@@ -72,8 +72,7 @@ def decode(content: bytes) -> Image.Image:
         UnreadableImage: not a JPEG, PNG, WebP, BMP or TIFF file, damaged or cut short, a side below 8 pixels, more than
             200 megapixels, or colours that Pillow cannot turn into RGB.
     """
-    picture = read_picture(content)
-    return picture if isinstance(picture, Image.Image) else picture.whole()
+    return as_image(read_picture(content))
 
 
 def read_picture(content: bytes, as_array: bool = False) -> Picture:

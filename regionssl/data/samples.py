@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from regionssl import counted
 from regionssl.counted import Stream
 from regionssl.data.batch import Batch
-from regionssl.data.bitmaps import Picture
+from regionssl.data.bitmaps import Picture, as_image
 from regionssl.data.decode import UnreadableImage
 from regionssl.data.images import ImageList
 from regionssl.data.patches import PatchDraw, PatchSource, draw_patches
@@ -117,7 +117,7 @@ class ViewDataset(Dataset[Views]):
         """The lattice of labels of each view, or an empty list when no view asks for one."""
         if self.regions is None or not self.plan.wants_regions:
             return []
-        labels = self.regions(image if isinstance(image, Image.Image) else image.whole(), index)
+        labels = self.regions(as_image(image), index)
         width, height = image.size
         return [
             cut_labels(labels, crop, spec, width, height) for crop, spec in zip(crops, self.plan.views, strict=True)

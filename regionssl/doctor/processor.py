@@ -64,13 +64,14 @@ def check_processor(facts: Processor, workers: int, on_cpu: bool) -> list[Findin
     cores = facts.usable if facts.quota is None else min(facts.usable, math.ceil(facts.quota))
     findings = []
     if cores < facts.usable:
+        fewer = f"; regionssl pretrain ... --workers {max(1, min(workers, cores - 1))}" if workers else ""
         findings.append(
             Finding(
                 "warning",
                 "processor",
                 f"the control group grants {facts.quota:g} cores' worth of time, but {facts.usable} cores are seen: "
                 "threads and loader processes are chosen for too many",
-                f"export OMP_NUM_THREADS={cores}; regionssl pretrain ... --workers {max(1, min(workers, cores - 1))}",
+                f"export OMP_NUM_THREADS={cores}{fewer}",
             )
         )
     if facts.threads > cores:

@@ -127,7 +127,8 @@ def _next(batches: Iterator[Batch], workers: int) -> Batch | None:
     try:
         return next(batches, None)
     except (OSError, EOFError):
-        time.sleep(10 if workers else 0)
+        if workers:
+            time.sleep(10)
         raise
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from regionssl.data.batch import Batch
 from regionssl.data.images import ImageList, find_images
 from regionssl.data.loader import EpochPlan, StepSampler, make_loader
-from regionssl.data.samples import Sample, ViewDataset
+from regionssl.data.samples import RegionSource, Sample, ViewDataset
 from regionssl.data.views import Resampler, ViewPlan, ViewSpec
 from regionssl.errors import InputError
 from regionssl.geometry import Crops
@@ -56,9 +56,10 @@ def batches(
     processes: int = 1,
     plan: ViewPlan = PLAN,
     threads: int = 1,
+    regions: RegionSource = brightness_bands,
 ) -> list[Batch]:
     sampler = StepSampler(EpochPlan(len(images), 8, seed=3), first, last, rank, processes)
-    return list(make_loader(images, plan, sampler, 3, workers, regions=brightness_bands, threads=threads))
+    return list(make_loader(images, plan, sampler, 3, workers, regions=regions, threads=threads))
 
 
 def test_workers_do_not_change_the_data(images: ImageList) -> None:
@@ -192,8 +193,7 @@ def test_threads_load_side_by_side(images: ImageList) -> None:
         meeting.wait(timeout=20)
         return brightness_bands(image, position)
 
-    sampler = StepSampler(EpochPlan(len(images), 8, seed=3), 0, 1)
-    (batch,) = make_loader(images, LABELLED, sampler, 3, 0, regions=met, threads=2)
+    (batch,) = batches(images, 0, 1, plan=LABELLED, threads=2, regions=met)
     assert equal(batch, batches(images, 0, 1, plan=LABELLED)[0])
 
 
@@ -201,9 +201,8 @@ def test_what_a_thread_raises_reaches_the_training(images: ImageList) -> None:
     def broken(image: Image.Image, position: int) -> np.ndarray:
         raise InputError(f"no regions of image {position}")
 
-    sampler = StepSampler(EpochPlan(len(images), 8, seed=3), 0, 1)
     with pytest.raises(InputError, match="no regions of image"):
-        list(make_loader(images, LABELLED, sampler, 3, 0, regions=broken, threads=2))
+        batches(images, 0, 1, plan=LABELLED, threads=2, regions=broken)
 
 
 def test_batches_without_labels_have_no_list_of_them(images: ImageList) -> None:

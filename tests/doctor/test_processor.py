@@ -32,6 +32,7 @@ def test_a_good_processor_is_summarised() -> None:
     [
         (replace(GOOD, quota=2.0, threads=2), 2, "export OMP_NUM_THREADS=2; regionssl pretrain ... --workers 1"),
         (replace(GOOD, quota=1.5, threads=2), 2, "export OMP_NUM_THREADS=2; regionssl pretrain ... --workers 1"),
+        (replace(GOOD, quota=2.0, threads=2), 0, "export OMP_NUM_THREADS=2"),
         (replace(GOOD, usable=4), 4, "export OMP_NUM_THREADS=4"),
         (replace(GOOD, threads=1), 4, "export OMP_NUM_THREADS=16"),
         (replace(GOOD, usable=4, threads=4), 9, "regionssl pretrain ... --workers 3"),
