@@ -142,10 +142,10 @@ class Trainer:
         with self.fabric.autocast():
             targets = self.method.targets(batch)
         terms: Terms = {}
-        for part in batch.split(self.config.micro_batch or len(batch)):
-            final = part.first + len(part) == len(batch)
-            with self.fabric.no_backward_sync(self.module, enabled=not final):
-                part_terms = self.module(part, targets)
+        parts = list(self.method.parts(batch, targets, self.config.micro_batch or len(batch)))
+        for number, (part, of_part) in enumerate(parts, 1):
+            with self.fabric.no_backward_sync(self.module, enabled=number < len(parts)):
+                part_terms = self.module(part, of_part)
                 self.fabric.backward(part_terms["loss"])
             for name, value in part_terms.items():
                 terms[name] = terms.get(name, 0) + value.detach()

@@ -3,8 +3,8 @@
 The engine asks a method for three things, in this order, every step::
 
     targets = method.targets(batch)             # no gradient: keys, teacher features, boxes, for the whole local batch
-    for part in batch.split(micro_batch):
-        terms = method(part, targets)           # with gradient; the parts' losses add up to the batch's loss
+    for part, of_part in method.parts(batch, targets, micro_batch):
+        terms = method(part, of_part)           # with gradient; the parts' losses add up to the batch's loss
         backward(terms["loss"])
     optimiser.step()
     method.after_step(progress)                 # moving averages, queues, curricula
@@ -16,10 +16,11 @@ it is given, and draws random numbers from the counters in the batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from regionssl.backbones.encoder import Encoder
@@ -114,6 +115,10 @@ class Method(nn.Module, ABC):
         """What the loss needs of the whole local batch and no gradient flows through; None if nothing."""
         return None
 
+    def parts(self, batch: Batch, targets: Any, images: int) -> Iterator[tuple[Batch, Any]]:
+        """What :meth:`loss` is asked for in turn, so that one part's maps live at once: at most so many images each."""
+        return ((part, targets) for part in batch.split(images))
+
     @abstractmethod
     def loss(self, batch: Batch, targets: Any) -> Terms:
         """This part's share of the local batch's loss, as ``{"loss": ..., named scalars}``.
@@ -169,3 +174,8 @@ class Method(nn.Module, ABC):
     def extras(self) -> dict[str, nn.Module]:
         """Further trained modules worth handing on, such as ``{"fpn": ...}``."""
         return {}
+
+
+def no_share(module: nn.Module) -> Tensor:
+    """Zero, with a gradient of zero for all parameters of a module: DDP waits for each of them in every pass."""
+    return 0 * torch.stack([parameter.sum() for parameter in module.parameters()]).sum()

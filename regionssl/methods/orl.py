@@ -18,6 +18,7 @@ Departures from the release: box draws are counted by (seed, epoch, image), not 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
@@ -30,7 +31,7 @@ from regionssl.backbones.encoder import Encoder, pool
 from regionssl.data.batch import Batch
 from regionssl.data.photometric import BYOL_FIRST, BYOL_SECOND
 from regionssl.data.views import ViewPlan, ViewSpec
-from regionssl.methods.base import EncoderFactory, Matches, MethodConfig, Terms
+from regionssl.methods.base import EncoderFactory, Matches, MethodConfig, Terms, no_share
 from regionssl.methods.byol import Branch, Byol, ByolConfig, make_head
 from regionssl.methods.moco import overlap_match
 from regionssl.regions.correspondence import CorrespondenceConfig
@@ -113,31 +114,38 @@ class Orl(Byol):
     def make_branch(self, make_encoder: EncoderFactory, *, predicts: bool) -> Branch:
         return PairBranch(make_encoder(self.maps), self.config, predicts=predicts)
 
-    def encode_pairs(self, branch: Branch, batch: Batch) -> dict[str, Tensor]:
-        """Outputs (n, 2, D) of a branch for each kind of pair, in the order of :data:`KINDS`."""
-        pairs = {kind: replace(batch, views=batch.views[2 * k : 2 * k + 2]) for k, kind in enumerate(KINDS)}
-        return {kind: self.encode(branch, pair, partial(branch, kind=kind)) for kind, pair in pairs.items()}
+    def encode_pair(self, branch: Branch, batch: Batch, kind: str) -> Tensor:
+        """Outputs (n, 2, D) of a branch for one kind of pair."""
+        first = 2 * KINDS.index(kind)
+        pair = replace(batch, views=batch.views[first : first + 2])
+        return self.encode(branch, pair, partial(branch, kind=kind))
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Any:
-        return self.encode_pairs(self.target, batch)
+        return {kind: self.encode_pair(self.target, batch, kind) for kind in KINDS}
+
+    def parts(self, batch: Batch, targets: dict[str, Tensor], images: int) -> Iterator[tuple[Batch, Any]]:
+        """One kind of pair at a time: six views then need no more memory than two."""
+        return ((part, {kind: targets[kind]}) for part in batch.split(images) for kind in KINDS)
 
     def loss(self, batch: Batch, targets: dict[str, Tensor]) -> Terms:  # type: ignore[override]
-        predictions = self.encode_pairs(self.online, batch)
+        """Of the kinds of pairs that there are targets of."""
         part = slice(batch.first, batch.first + len(batch))
-        rows = {kind: targets[kind][part] for kind in KINDS}
-        pairs = {kind: self.terms(predictions[kind], rows[kind], batch, batch.total) for kind in KINDS}
-        weighted = {kind: weight * pairs[kind]["loss"] for kind, weight in self.config.weights.items()}
-        terms = {kind: value.detach() for kind, value in weighted.items()}
-        for kind, weight in self.config.weights.items():
-            found = self.measures(kind, predictions[kind][:, :1], rows[kind][:, :, None], batch, {kind: 4 * weight})
+        losses, terms = [], {}
+        for kind, projections in targets.items():
+            predictions, rows = self.encode_pair(self.online, batch, kind), projections[part]
+            weight, pair = self.config.weights[kind], self.terms(predictions, rows, batch, batch.total)
+            losses.append(weight * pair["loss"])
+            terms[kind] = losses[-1].detach()
+            if kind == "global":
+                terms["feature_std"] = pair["feature_std"]
+            found = self.measures(kind, predictions[:, :1], rows[:, :, None], batch, {kind: 4 * weight})
             # matches across images may be poor ones, so how alike they are is logged and not judged
             terms |= {name: value for name, value in found.items() if kind != "inter" or "negative" not in name}
-        return {
-            "loss": torch.stack(list(weighted.values())).sum(),
-            **terms,
-            "feature_std": pairs["global"]["feature_std"],
-        }
+        if self.world.size > 1:
+            predictors = cast(nn.ModuleDict, self.online.predictor)
+            losses += [no_share(predictors[kind]) for kind in KINDS if kind not in targets]
+        return {"loss": torch.stack(losses).sum(), **terms}
 
     def matches(self, batch: Batch) -> Matches:
         """The overlap of the box and its jittered copy."""

@@ -36,7 +36,7 @@ from regionssl.data.batch import Batch
 from regionssl.data.photometric import BYOL_FIRST, BYOL_SECOND, ColourPolicy
 from regionssl.data.views import ViewPlan, ViewSpec
 from regionssl.errors import InputError
-from regionssl.methods.base import EncoderFactory, MethodConfig, Progress, Terms, World
+from regionssl.methods.base import EncoderFactory, MethodConfig, Progress, Terms, World, no_share
 from regionssl.methods.byol import Branch, Byol, ByolConfig
 from regionssl.methods.curriculum import CurriculumConfig, cluster_count, most_clusters
 from regionssl.methods.losses import assignment_entropy, feature_std, regression
@@ -259,7 +259,7 @@ class R2o(Byol):
             distance = regression(predictions, targets.rows[part].flip(1)).sum(1)
             loss = (targets.weights[part] * distance).sum()
         if self.config.head_rows == "valid" and not targets.valid[part].any():
-            loss = loss + 0 * torch.stack([p.sum() for p in self.online.parameters()]).sum()
+            loss = loss + no_share(self.online)
         share = len(batch) / batch.total
         terms = {"loss": loss} | {name: value * share for name, value in targets.measures.items()}
         rows, valid = targets.rows[part], targets.valid[part]

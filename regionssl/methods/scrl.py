@@ -29,7 +29,7 @@ from regionssl.backbones.pooling import roi_align_pool
 from regionssl.data.batch import Batch
 from regionssl.data.photometric import SCRL_FIRST, SCRL_SECOND
 from regionssl.data.views import ViewPlan, ViewSpec
-from regionssl.methods.base import EncoderFactory, Matches, MethodConfig, Terms
+from regionssl.methods.base import EncoderFactory, Matches, MethodConfig, Terms, no_share
 from regionssl.methods.byol import Branch, Byol, ByolConfig
 from regionssl.regions.boxes import BoxPairs, BoxSamplerConfig, draw_boxes
 
@@ -129,7 +129,7 @@ class Scrl(Byol):
         predictions = self.encode_boxes(self.online, batch, boxes)
         if len(predictions) == 0:
             # through the empty rows, so that a process without boxes still takes part in synchronised statistics
-            zero = predictions.sum() + 0 * torch.stack([p.sum() for p in self.online.parameters()]).sum()
+            zero = predictions.sum() + no_share(self.online)
             terms = {"loss": zero, "feature_std": zero.detach()}
         else:
             terms = self.terms(predictions, targets.rows[start:][: len(predictions)], batch, targets.count)

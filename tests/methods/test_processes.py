@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,14 +41,18 @@ def train(method: Method, world: World, images: ImageList, variant: str) -> list
     for step in range(STEPS):
         batch = batch_of(variant, images, first=step * IMAGES, count=IMAGES, step=step)
         batch = share(replace(batch, views=[view.double() for view in batch.views]), world.rank, world.size)
-        loss = module(batch, method.targets(batch))["loss"]
         optimiser.zero_grad()
-        loss.backward()
+        parts, loss = list(method.parts(batch, method.targets(batch), len(batch))), torch.zeros(())
+        for number, part in enumerate(parts, 1):
+            with module.no_sync() if world.size > 1 and number < len(parts) else nullcontext():
+                share_of_loss = module(*part)["loss"]
+                share_of_loss.backward()
+            loss = loss + share_of_loss.detach()
         optimiser.step()
         method.after_step(Progress(step, 10))
         if not method.synchronised:
             average_running_statistics(method, world)
-        losses.append(float(world.mean(loss.detach())))
+        losses.append(float(world.mean(loss)))
     return losses
 
 
