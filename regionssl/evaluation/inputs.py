@@ -1,4 +1,4 @@
-"""From an image of a list to what a network takes."""
+"""From an image of a list to what a network takes, and who reads it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from torch import Tensor
 
 from regionssl.data.decode import UnreadableImage
 from regionssl.data.image_list import ImageList
+from regionssl.data.scan import usable_cores
+from regionssl.engine.distributed import current_world
 from regionssl.errors import InputError
+
+_WORKERS = 8
+
+
+def worker_count(device: torch.device) -> int:
+    """Processes that read images for this one; none on a CPU, which they would only slow down."""
+    return min(_WORKERS, max(1, usable_cores() // current_world().size)) if device.type == "cuda" else 0
 
 
 def load_image(images: ImageList, i: int) -> Image.Image:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from regionssl.engine.lost import lost_loader
 from regionssl.errors import InputError
 from regionssl.proof.plan import Training
 from regionssl.proof.store import Result, Store
@@ -52,6 +53,10 @@ def _run(store: Store, training: Training, device: str) -> Result:
         return store.run(training, device)
     except InputError as error:
         raise InputError(f"{training.name}: {error}") from error
+    except RuntimeError as error:
+        if (said := lost_loader(error)) is None:
+            raise
+        raise InputError(f"{training.name}: {said}; run the same command again to go on") from error
 
 
 def _finished(store: Store, training: Training) -> Result:

@@ -21,7 +21,7 @@ from regionssl.engine.checkpoint import write_json
 from regionssl.engine.choices import choose_device
 from regionssl.engine.distributed import process_rank
 from regionssl.engine.log import duration
-from regionssl.engine.lost import lost_process
+from regionssl.engine.lost import lost_loader, lost_process
 from regionssl.errors import InputError
 from regionssl.evaluation.outcome import Outcome
 from regionssl.evaluation.published import published_rows
@@ -128,19 +128,20 @@ def run(
     """Train and score, in this process or together with others that begin here.
 
     Raises:
-        InputError: another process is gone.
+        InputError: another process, or one that loads images, is gone.
     """
-    if devices == 1:
-        return protocol.evaluator.run(start, labels, folder, seed, str(place))
-    fabric = Fabric(accelerator=place.type, devices=devices, strategy="ddp")
-    fabric.launch()
+    fabric = Fabric(accelerator=place.type, devices=devices, strategy="ddp") if devices > 1 else None
+    if fabric is not None:
+        fabric.launch()
+        place = fabric.device
     try:
-        outcome = protocol.evaluator.run(start, labels, folder, seed, str(fabric.device))
+        outcome = protocol.evaluator.run(start, labels, folder, seed, str(place))
     except RuntimeError as error:
-        if (said := lost_process(error, devices)) is None:
+        if (said := lost_loader(error) or lost_process(error, devices)) is None:
             raise
         raise InputError(f"{said}; run the command again to go on") from error
-    fabric.barrier()
+    if fabric is not None:
+        fabric.barrier()
     return outcome
 
 

@@ -101,6 +101,15 @@ def test_a_failed_training_names_itself_and_keeps_the_others(tmp_path: Path) -> 
     assert {line["start"] for line in journal(tmp_path / "journal")} == {"run"}
 
 
+def test_a_lost_loader_process_names_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*arguments: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(FakeTask, "run", lost)
+    with pytest.raises(InputError, match=r"run, learning rate x 0.5, search: a loader process was ended from outside"):
+        done(make_plan(tmp_path, FakeTask()), tmp_path / "cells")
+
+
 def test_a_training_in_the_making_is_not_made_twice(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, FakeTask())
     training = plan.training(plan.starts[0], (1.0, 0), plan.evaluator)

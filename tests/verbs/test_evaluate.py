@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from regionssl.cli import app
 from regionssl.errors import InputError
 from regionssl.evaluation.outcome import Confusions
+from regionssl.evaluation.segmentation.pixel_probe import PixelProbeTask
 from regionssl.verbs.evaluate import evaluate
 
 SMALL = ["--set", "short_side=64", "--set", "pixels=600"]
@@ -88,6 +89,15 @@ def test_bad_input_is_a_sentence(labels: Path, tmp_path: Path, weights: str, opt
     with pytest.raises(InputError, match=says):
         raise result.exception
     assert not (tmp_path / "out" / "outcome.json").exists()
+
+
+def test_a_lost_loader_process_is_a_sentence(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*arguments: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(PixelProbeTask, "run", lost)
+    with pytest.raises(InputError, match=r"a loader process was ended from outside .* run the command again"):
+        evaluate("random", "pixel_probe", labels, tmp_path / "out", backbone="resnet18")
 
 
 def test_weights_that_take_other_inputs_are_refused(labels: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol
@@ -14,8 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from regionssl import counted
 from regionssl.counted import Stream
 from regionssl.engine.distributed import current_world
-
-_WORKERS = 8
+from regionssl.evaluation.inputs import worker_count
 
 Batch = tuple[list[int], list[Tensor], list[dict[str, Tensor]]]
 """Places in the set, images and targets."""
@@ -64,12 +62,6 @@ def batches(
         pin_memory=device.type == "cuda",
     )
     return iter(loader)
-
-
-def worker_count(device: torch.device) -> int:
-    """Processes that read images for this one; none on a CPU, which they would only slow down."""
-    cores = max(1, (os.cpu_count() or 1) // current_world().size)
-    return min(_WORKERS, cores) if device.type == "cuda" else 0
 
 
 def _keys(images: int, batch: int, seed: int) -> Iterator[list[tuple[int, int]]]:

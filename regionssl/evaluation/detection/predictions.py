@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from regionssl.evaluation.detection.batches import worker_count
 from regionssl.evaluation.detection.coco_metrics import mask_tools
 from regionssl.evaluation.detection.samples import load_picture
+from regionssl.evaluation.inputs import worker_count
 from regionssl.labels.sets import ObjectSet
 
 MASK_THRESHOLD = 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -19,7 +18,7 @@ from regionssl.counted import Stream, generator, integer, permutation
 from regionssl.engine.distributed import current_world
 from regionssl.engine.memory import keep_freed_memory
 from regionssl.errors import InputError
-from regionssl.evaluation.inputs import standardise
+from regionssl.evaluation.inputs import standardise, worker_count
 from regionssl.evaluation.saved import SavedTraining
 from regionssl.evaluation.segmentation.config import SegmentationConfig
 from regionssl.evaluation.segmentation.crops import CropConfig, training_crop
@@ -129,9 +128,9 @@ def _take_statistics(network: SegmentationNetwork, crops: _Crops, start: Start, 
 
 def _batches(crops: _Crops, iterations: range, device: str) -> Iterator[Examples]:
     """The batches on the device; with a GPU they are made by other processes meanwhile."""
-    on_gpu = torch.device(device).type == "cuda"
-    workers = min(8, max(1, len(os.sched_getaffinity(0)) - 1)) if on_gpu else 0
-    loader = DataLoader(crops, batch_size=None, sampler=iterations, num_workers=workers, pin_memory=on_gpu)
+    place = torch.device(device)
+    workers, pinned = worker_count(place), place.type == "cuda"
+    loader = DataLoader(crops, batch_size=None, sampler=iterations, num_workers=workers, pin_memory=pinned)
     terminal = sys.stderr.isatty()
     for batch in track(loader, "training", len(iterations), console=Console(stderr=True), disable=not terminal):
         if isinstance(batch, InputError):
