@@ -103,7 +103,7 @@ def clustered_rows(groups: int, rows: int, width: int, seed: int = 0) -> Tensor:
 
 
 def k_means_rows(repeats: int = 5) -> list[dict[str, Any]]:
-    """R2O's clustering of 32 images: 100 superpixels and c4 of ResNet-18, or 30 as in the small recipe."""
+    """R2O's clustering of 32 images, 100 superpixels and c4 of ResNet-18, or 30 (small recipe); then per image."""
     from sklearn.cluster import KMeans, kmeans_plusplus
 
     torch.set_num_threads(1)
@@ -116,6 +116,8 @@ def k_means_rows(repeats: int = 5) -> list[dict[str, Any]]:
         (1, 960, 64),
         (1, 960, 3),
         (8, 960, 16),
+        (32, 100, 8),
+        (32, 100, 16),
     ):
         data = clustered_rows(groups, rows, 256)
         draws = torch.rand(groups, *draws_shape(clusters), generator=torch.Generator().manual_seed(1))
