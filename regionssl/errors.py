@@ -13,6 +13,14 @@ class InputError(Exception):
     """
 
 
+class UnknownLayout(InputError):
+    """No labels of a kind lie where they were looked for; there may be some of another kind."""
+
+
+class TooFewLabels(InputError):
+    """The labels lack what a task needs to train on; a larger part of them may have it."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean a, b?"`` with the known names closest to ``name``, or all of them when none is close."""
     known = sorted(known)

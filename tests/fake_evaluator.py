@@ -15,7 +15,7 @@ from regionssl.backbones.encoder import EncoderConfig
 from regionssl.config import Config
 from regionssl.counted import Stream, generator
 from regionssl.data.images import find_images
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.evaluation.outcome import Outcome, Shares
 from regionssl.evaluation.start import Start
 from regionssl.labels.sets import ClassSet, Split
@@ -27,7 +27,7 @@ class FakeTask(Config):
     """Hits of an image: 40 + the start's skill + 20 log10(labels) + noise, less what a wrong learning rate costs.
 
     The best rate is ``best`` for every start. ``pause`` seconds pass in every training; ``diverges`` names a start
-    whose training fails; every training leaves a line in ``journal``.
+    whose training fails, ``least`` how many labels are needed; every training leaves a line in ``journal``.
     """
 
     task: ClassVar[str] = "fake"
@@ -40,11 +40,14 @@ class FakeTask(Config):
     noise: float = 1.0
     pause: float = 0.0
     diverges: str = ""
+    least: int = 0
     journal: str = ""
 
     def run(self, start: Start, data: Split[ClassSet], out: Path, seed: int = 0, device: str = "cpu") -> Outcome:
         if start.name == self.diverges:
             raise InputError("the loss is not finite at iteration 3")
+        if len(data.train) < self.least:
+            raise TooFewLabels(f"{len(data.train)} labels, not {self.least}")
         time.sleep(self.pause)
         if self.journal:
             with open(self.journal, "a") as file:

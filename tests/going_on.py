@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from regionssl.engine.checkpoint import load_checkpoint, write_state
 from regionssl.evaluation import saved
 from regionssl.evaluation.outcome import Outcome
 from regionssl.evaluation.saved import SavedTraining
@@ -49,8 +50,13 @@ def check_goes_on(
             with pytest.raises(PowerCut):
                 task.run(start, data, folder / "parts")
         assert heard in capsys.readouterr().err
+    path = folder / "parts" / saved.FILE
+    state = load_checkpoint(path)
+    assert state["seconds"] > 0
+    write_state(path, {**state, "seconds": 1000.0})
     outcome: Outcome = task.run(start, data, folder / "parts")
     assert f"goes on after iteration {last}" in capsys.readouterr().err
+    assert outcome.seconds > 1000, "the time before a stop counts"
     assert outcome.metrics == whole.metrics
     expected = evidence_of(whole, folder / "whole.npz")
     for name, array in evidence_of(outcome, folder / "parts.npz").items():

@@ -74,8 +74,8 @@ def _from_timm(encoder: Encoder) -> str:
     except Exception as error:  # the hub's client raises kinds of its own
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"--init imagenet: timm could not get weights for {encoder.name} ({reason}). Without a network, download "
-            "them on another machine and give the file: --init FILE"
+            f"imagenet: timm could not get weights for {encoder.name} ({reason}). Without a network, download "
+            "them on another machine and give the file in place of imagenet"
         ) from error
     source = model.pretrained_cfg
     _load(encoder, model.state_dict(), "timm's weights")

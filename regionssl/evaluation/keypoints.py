@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.evaluation.detection.coco_metrics import coco_scores, coco_tools
 from regionssl.evaluation.detection.detection import write_classes, write_losses, write_predictions
 from regionssl.evaluation.detection.detectors import DetectorSettings
@@ -88,13 +88,14 @@ class KeypointTask(DetectorSettings, TrainingSettings):
             lambda pool, channels: KeypointBranch(pool, channels, self.convs, self.width, count),
             seed,
         )
-        losses = fit(model, samples, self, seed, device, SavedTraining(out, self, start, data.train, seed, device))
+        saved = SavedTraining(out, self, start, data.train, seed, device)
+        losses = fit(model, samples, self, seed, device, saved)
         results = [
             result
             for position, output in enumerate(outputs(model, data.val, device, self.precision))
             for result in keypoint_results(output, position, self.offset)
         ]
-        return self._outcome(data.val, results, sigmas, losses, out, began)
+        return self._outcome(data.val, results, sigmas, losses, out, began - saved.earlier)
 
     def similarity_spreads(self, names: tuple[str, ...]) -> tuple[float, ...] | None:
         """The sigmas for these keypoints; None for COCO's own. Says on the standard error when it makes them up.
@@ -181,7 +182,7 @@ def _labelled(keypoints: np.ndarray | None, crowd: np.ndarray) -> bool:
 
 def _check(data: ObjectSet, name: str) -> None:
     if not data.keypoint_names or not any(_labelled(one.keypoints, one.crowd) for one in data.objects):
-        raise InputError(
+        raise TooFewLabels(
             f"none of the {len(data)} {name} images has an object with labelled keypoints; give a COCO json whose "
             "category names keypoints and whose annotations have them"
         )

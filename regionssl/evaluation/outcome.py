@@ -9,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from regionssl.errors import InputError
+
 
 class Evidence(Protocol):
     """The primary metric's sufficient statistics, image by image, so that it can be computed on a drawn sample."""
@@ -34,6 +36,9 @@ class Outcome:
         evidence: of the validation images, in their order.
         artefacts: what else was written below the output folder, by a short name.
         seconds: wall time of training and scoring.
+
+    Raises:
+        InputError: the primary metric has no value.
     """
 
     primary: str
@@ -42,6 +47,13 @@ class Outcome:
     evidence: Evidence
     artefacts: Mapping[str, Path]
     seconds: float
+
+    def __post_init__(self) -> None:
+        if self.primary not in self.metrics:
+            raise InputError(
+                f"{self.primary} has no value on these {len(self.evidence)} validation images, as nothing that is "
+                "labelled in them counts for it; give validation labels that do"
+            )
 
     @property
     def value(self) -> float:

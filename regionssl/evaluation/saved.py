@@ -39,12 +39,16 @@ class SavedTraining:
 
     Args:
         folder: of the evaluation's artefacts; made when something is written.
+
+    Attributes:
+        earlier: seconds that the training took before it was stopped.
     """
 
     def __init__(self, folder: Path, settings: Config, start: Start, train: Labelled, seed: int, device: str) -> None:
         self.path = folder / FILE
         self.settings, self.start, self.train, self.seed, self.device = settings, start, train, seed, device
-        self.written = time.monotonic()
+        self.began = self.written = time.monotonic()
+        self.earlier = 0.0
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -74,6 +78,7 @@ class SavedTraining:
             return 0, []
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
+        self.earlier = state.get("seconds", 0.0)
         if world.rank == 0:
             print(f"training goes on after iteration {state['iterations']:,}", file=sys.stderr, flush=True)
         return state["iterations"], state["losses"]
@@ -96,6 +101,7 @@ class SavedTraining:
             "identity": self.identity,
             "iterations": iterations,
             "losses": losses,
+            "seconds": self.earlier + time.monotonic() - self.began,
             "model": model.state_dict(),
             "optimiser": optimiser.state_dict(),
         }

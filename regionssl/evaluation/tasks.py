@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, Protocol, Self, cast
 
 import numpy as np
 
-from regionssl.config import Config, override, parse, parse_overrides, read_yaml, to_plain
+from regionssl.config import Config, differences, override, parse, parse_overrides, read_yaml, to_plain
 from regionssl.data.images import find_images, scan
-from regionssl.errors import InputError, nearest
+from regionssl.errors import InputError, UnknownLayout, nearest
 from regionssl.evaluation.classification.finetune import FineTuneTask
 from regionssl.evaluation.classification.knn import KnnTask
 from regionssl.evaluation.classification.linear import LinearTask
@@ -25,7 +25,7 @@ from regionssl.evaluation.segmentation.pixel_probe import PixelProbeTask
 from regionssl.evaluation.segmentation.task import SegmentationTask
 from regionssl.evaluation.start import Start
 from regionssl.evaluation.unsupervised_objects import ObjectsTask
-from regionssl.labels.open import open_labels
+from regionssl.labels.open import VAL_SHARE, open_labels
 from regionssl.labels.sets import ClassSet, Split
 from regionssl.labels.splits import train_val
 
@@ -54,12 +54,14 @@ class Task:
         kinds: of labels that it takes, tried in this order; "images" are images without labels.
         protocol: the one that is taken where none is named; it fits small data and one CPU where there is such a one.
         together: whether several processes can train one network.
+        trains: whether anything is made of the training labels.
     """
 
     config: type[Config]
     kinds: tuple[Kind, ...]
     protocol: str
     together: bool = False
+    trains: bool = True
 
 
 TASKS: dict[str, Task] = {
@@ -73,8 +75,10 @@ TASKS: dict[str, Task] = {
     "linear": Task(LinearTask, ("classes",), "linear_small"),
     "svm": Task(SvmTask, ("classes",), "voc07_svm"),
     "finetune": Task(FineTuneTask, ("classes",), "finetune_small"),
-    "unsupervised_objects": Task(ObjectsTask, ("maps", "objects"), "cub_unsupervised"),
-    "correspondence": Task(CorrespondenceTask, ("objects", "maps", "classes", "images"), "correspondence"),
+    "unsupervised_objects": Task(ObjectsTask, ("maps", "objects"), "cub_unsupervised", trains=False),
+    "correspondence": Task(
+        CorrespondenceTask, ("objects", "maps", "classes", "images"), "correspondence", trains=False
+    ),
 }
 
 
@@ -88,12 +92,21 @@ class AboutProtocol(Config):
 
 @dataclass(frozen=True)
 class ProtocolFile:
-    """A protocol as read: its name (that of the file), what it says of itself, and the evaluator of its settings."""
+    """A protocol as read.
+
+    Attributes:
+        name: that of the file.
+        about: what it says of itself.
+        evaluator: of its settings.
+        changes: lines ``key: the protocol's value -> the one here``. A file that is called like a protocol that comes
+            with the package is compared with that one.
+    """
 
     name: str
     about: AboutProtocol
     task: Task
     evaluator: Evaluator
+    changes: tuple[str, ...]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -114,8 +127,18 @@ def find_task(name: str) -> Task:
 
 def protocol_names(task: str | None = None) -> list[str]:
     """Names of the protocols that come with the package, of one task or of all."""
-    names = sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
-    return [name for name in names if task in (None, read_yaml(PROTOCOLS / f"{name}.yaml").get("task"))]
+    return [name for name, owner in _owners().items() if task in (None, owner)]
+
+
+def protocols() -> list[ProtocolFile]:
+    """The protocols that come with the package, by task."""
+    owners, order = _owners(), list(TASKS)
+    return [load_protocol(owners[name], name) for name in sorted(owners, key=lambda name: order.index(owners[name]))]
+
+
+def _owners() -> dict[str, str]:
+    """The task of each protocol that comes with the package."""
+    return {path.stem: str(read_yaml(path).get("task")) for path in sorted(PROTOCOLS.glob("*.yaml"))}
 
 
 def load_protocol(task: str, protocol: str | None = None, assignments: Sequence[str] = ()) -> ProtocolFile:
@@ -131,6 +154,23 @@ def load_protocol(task: str, protocol: str | None = None, assignments: Sequence[
     """
     kind = find_task(task)
     path = _find(protocol or kind.protocol, task)
+    about, tree = _read(path, task)
+    namesake = path.parent != PROTOCOLS and path.stem in protocol_names(task)
+    published = _read(PROTOCOLS / f"{path.stem}.yaml", task)[1] if namesake else tree
+    before = to_plain(parse(kind.config, published, f"protocol {path.name}"))
+    for key, value in parse_overrides(assignments):
+        override(tree, key, value)
+    settings = parse(kind.config, tree, f"protocol {path.name}")
+    changes = tuple(differences(before, to_plain(settings)))
+    return ProtocolFile(path.stem, about, kind, cast(Evaluator, settings), changes)
+
+
+def _read(path: Path, task: str) -> tuple[AboutProtocol, dict[str, Any]]:
+    """What a protocol says of itself, and its settings as they stand there.
+
+    Raises:
+        InputError: it cannot be read, or is one of another task.
+    """
     tree = read_yaml(path)
     named = tree.pop("task", None)
     if named != task:
@@ -138,11 +178,7 @@ def load_protocol(task: str, protocol: str | None = None, assignments: Sequence[
             f"{path.name} is a protocol of the task {named}, and --task says {task}; known for {task}: "
             f"{', '.join(protocol_names(task)) or 'none'}"
         )
-    about = parse(AboutProtocol, tree.pop("about", {}), f"about in {path.name}")
-    for key, value in parse_overrides(assignments):
-        override(tree, key, value)
-    settings = parse(kind.config, tree, f"protocol {path.name}")
-    return ProtocolFile(path.stem, about, kind, cast(Evaluator, settings))
+    return parse(AboutProtocol, tree.pop("about", {}), f"about in {path.name}"), tree
 
 
 def _find(protocol: str, task: str) -> Path:
@@ -154,25 +190,34 @@ def _find(protocol: str, task: str) -> Path:
     raise InputError(f"no protocol or file called {protocol!r}{nearest(protocol, protocol_names(task))}")
 
 
-def open_data(task: Task, path: Path) -> Split[Any]:
+def open_data(task: Task, path: Path, whole: bool = False) -> Split[Any]:
     """The labels of a task, of the first of its kinds that ``path`` holds.
 
+    Args:
+        whole: score all images where there is no validation split, if the task trains nothing.
+
     Raises:
-        InputError: it holds none of them, or labels that cannot be used.
+        InputError: it holds none of them, or labels that cannot be used; only these are spoken of where there are some.
     """
-    problems = []
+    whole = whole and not task.trains
+    unusable, unknown = dict[str, Kind](), dict[str, Kind]()
     for kind in task.kinds:
         try:
-            return _images(path) if kind == "images" else open_labels(path, kind)
+            return _images(path, whole) if kind == "images" else open_labels(path, kind, None if whole else VAL_SHARE)
+        except UnknownLayout as error:
+            unknown.setdefault(str(error), kind)
         except InputError as error:
-            problems.append(f"as {kind}: {error}" if len(task.kinds) > 1 else str(error))
-    raise InputError("\n".join(problems))
+            unusable.setdefault(str(error), kind)
+    problems = unusable or unknown
+    raise InputError("\n".join(f"as {kind}: {said}" if len(problems) > 1 else said for said, kind in problems.items()))
 
 
-def _images(path: Path) -> Split[ClassSet]:
-    """Images without labels, half of them to be scored."""
+def _images(path: Path, whole: bool) -> Split[ClassSet]:
+    """Images without labels, half of them to be scored, or all."""
     images, _ = scan(find_images(path))
     labelled = ClassSet(images, np.ones((len(images), 1), np.int8), ("image",))
+    if whole:
+        return Split(labelled, labelled)
     train, val = train_val(labelled, 0.5, 0)
     return Split(labelled.subset(train.tolist()), labelled.subset(val.tolist()))
 

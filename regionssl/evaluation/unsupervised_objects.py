@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 import time
 from dataclasses import dataclass
@@ -66,8 +67,8 @@ class ObjectsTask(Config):
         clusters: of each image.
         size: side to which images are squashed, pixels; 1280 gives 80 x 80 vectors.
         choice: which score is the primary one.
-        background: names of the classes of label maps that are no foreground. In a set without any of them, pixels
-            without label are background; otherwise they do not count.
+        background: names of the classes of label maps that are no foreground; pixels without label do not count. With
+            no names, all classes are foreground, and pixels without label background.
     """
 
     task: ClassVar[str] = "unsupervised_objects"
@@ -83,9 +84,11 @@ class ObjectsTask(Config):
         """Score ``data.val``, write a table and a picture below ``out``. A random start looks at ``data.train`` first.
 
         Raises:
-            InputError: no masks, no image with a foreground, unreadable weights or images, fewer vectors than clusters.
+            InputError: no masks, no class that is background, no image with a foreground or none with a background
+                too, unreadable weights or images, fewer vectors than clusters.
         """
         began = time.perf_counter()
+        self._check(data.val)
         encoder = frozen_encoder(start, ("c4",), data.train.images, self._squash, seed, device)
         names = ("oracle", "blind", "centred_box")
         counts = {name: np.zeros((len(data.val), 2, 2), np.int64) for name in names}
@@ -102,12 +105,32 @@ class ObjectsTask(Config):
                 shown.append(_picture(image, result))
         return self._outcome(counts, data.val, shown, out, began)
 
+    def _check(self, val: ObjectSet | MapSet) -> None:
+        """See that foreground and background are there; as a rule the first image has both."""
+        found = np.zeros(2, bool)  # background and foreground in images with a foreground
+        for i in range(len(val)):
+            truth, known = self._truth(val, i)
+            if truth.any():
+                found |= [bool((known & ~truth).any()), True]
+            if found.all():
+                return
+        if not found[1]:
+            raise InputError(f"none of the {len(val)} images has a foreground, so there is nothing to score")
+        raise InputError(
+            f"foreground fills every labelled pixel of the images that have some of it, {len(val)} images in all, so "
+            "nothing tells objects from background; give labels with both"
+        )
+
+    def _truth(self, val: ObjectSet | MapSet, i: int) -> tuple[Tensor, Tensor]:
+        """Foreground of an image, and where it is known, on the grid."""
+        mask, known = foreground(val, i, self.background)
+        kept = truth_on_grid(known)
+        return truth_on_grid(mask) & kept, kept
+
     def _result(
         self, encoder: Encoder, image: Image.Image, val: ObjectSet | MapSet, i: int, start: Start, seed: int
     ) -> _Result | None:
-        mask, known = foreground(val, i, self.background)
-        truth, kept = truth_on_grid(mask), truth_on_grid(known)
-        truth &= kept
+        truth, kept = self._truth(val, i)
         if not truth.any():
             return None
         labels = clusters_on_grid(encoder, image, i, self.clusters, self.size, seed, start.mean, start.std)
@@ -132,8 +155,6 @@ class ObjectsTask(Config):
         began: float,
     ) -> Outcome:
         scored = counts["oracle"].any((1, 2))
-        if not scored.any():
-            raise InputError(f"none of the {len(val)} images has a foreground, so there is nothing to score")
         metrics: dict[str, float] = {}
         for name, table in counts.items():
             found = _score(table)
@@ -151,14 +172,19 @@ class ObjectsTask(Config):
 
 
 def foreground(labelled: ObjectSet | MapSet, i: int, background: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground of an image, and the pixels on which it is known, both (H, W) bool.
+    """Foreground of an image, (H, W) bool or of grey maps uint8, and the pixels on which it is known, (H, W) bool.
 
     Raises:
-        InputError: a set of objects without masks.
+        InputError: a set of objects without masks, or of maps without a class that is background.
     """
     if isinstance(labelled, MapSet):
-        labels = labelled.labels(i)
+        if labelled.grey:
+            shares = labelled.stored(i)
+            return shares, np.ones(shares.shape, bool)
         behind = [c for c, name in enumerate(labelled.classes) if name in background]
+        if background and not behind:
+            raise _no_background(labelled.classes, background)
+        labels = labelled.labels(i)
         return (labels >= 0) & ~np.isin(labels, behind), labels >= 0 if behind else np.ones(labels.shape, bool)
     if not labelled.has_masks:
         raise InputError("unsupervised objects need masks, and these labels have boxes alone; give masks or label maps")
@@ -168,6 +194,16 @@ def foreground(labelled: ObjectSet | MapSet, i: int, background: tuple[str, ...]
     for k in range(len(objects.masks)):
         (crowd if objects.crowd[k] else mask)[labelled.mask(i, k)] = True
     return mask, mask | ~crowd
+
+
+def _no_background(classes: tuple[str, ...], background: tuple[str, ...]) -> InputError:
+    shown = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
+    example = json.dumps(classes[:1])
+    return InputError(
+        f"none of the {len(classes)} classes ({shown}) is called {' or '.join(background)}, so all of them would be "
+        f"foreground; say which are not, such as --set 'background={example}', or --set 'background=[]' if background "
+        "is what has no label. Grey masks like CUB's are read in CUB's own folders (docs/labels.md)"
+    )
 
 
 def _score(counts: np.ndarray) -> OracleScore:

@@ -32,15 +32,19 @@ PERSONS = Data(1, (("keypoints_coco_2017_train",), "keypoints_coco_2017_val"))
 
 # Protocol -> its data.
 PROTOCOLS: dict[str, Data] = {
+    "voc0712_c4_18k": VOC,
     "voc0712_c4_24k": VOC,
+    "voc0712_fpn_18k": VOC,
     "coco_c4_1x": COCO,
     "coco_c4_2x": COCO,
     "coco_fpn_1x": COCO,
     "coco_fpn_2x": COCO,
+    "coco_fpn_scrl_1x": COCO,
     "coco_faster_fpn_1x": COCO,
     "coco_fpn_orl_1x": COCO,
     "coco_fpn_orl_2x": COCO,
     "coco_fpn_r2o": COCO,
+    "coco_fpn_r2o_2x": COCO,
     "cityscapes_fpn": CITYSCAPES,
     "coco_keypoints": PERSONS,
 }

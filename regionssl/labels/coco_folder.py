@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from regionssl.errors import InputError
+from regionssl.errors import InputError, UnknownLayout
 
 _PREFERRED = "instances"
 _VAL_WORDS = ("val", "valid", "validation", "minival", "test")
@@ -34,7 +34,8 @@ def find_jsons(folder: Path) -> tuple[Path, Path | None]:
     that begins with ``instances``), or else the only one.
 
     Raises:
-        InputError: no json, or several and none is chosen by these rules.
+        UnknownLayout: no json.
+        InputError: several, and none is chosen by these rules.
     """
     for place in (folder / "annotations", folder, folder / "train"):
         jsons = sorted(file for file in place.glob("*.json") if file.name != "classes.json")
@@ -45,7 +46,7 @@ def find_jsons(folder: Path) -> tuple[Path, Path | None]:
         if jsons:
             names = ", ".join(file.name for file in (chosen or jsons)[:6])
             raise InputError(f"{place} has several jsons ({names}); give the one to train on instead of the folder")
-    raise InputError(
+    raise UnknownLayout(
         f"no labels of objects in {folder}; expected a COCO json, a folder with annotations/instances_train.json, or "
         "VOC folders with JPEGImages, Annotations and ImageSets"
     )

@@ -14,7 +14,6 @@ from regionssl.labels.masks import checked_segmentation, decode, is_number
 from regionssl.labels.sets import Objects
 
 _CLIPPED = 0.5  # pixels; writers round
-_LARGEST_AREA = 1e12
 
 
 def clipped_boxes(boxes: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -81,10 +80,13 @@ def _areas(
     findings: Findings,
     entry: Entry,
 ) -> np.ndarray:
-    """What the file says; else the area of the mask, or of the box."""
+    """What the file says, up to the image's; else the area of the mask, or of the box.
+
+    COCO's scores leave out areas above 1e10, and objects with them.
+    """
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     for i, one in enumerate(kept):
-        if is_number(one.get("area"), _LARGEST_AREA) and one["area"] > 0:
+        if is_number(one.get("area"), width * height) and one["area"] > 0:
             areas[i] = one["area"]
             continue
         findings.count("objects without a valid area; that of their mask or box taken", _name(one, entry))

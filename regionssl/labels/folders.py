@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from regionssl.data.sources import list_folder
-from regionssl.errors import InputError
+from regionssl.errors import InputError, UnknownLayout
 from regionssl.labels.checks import listed_files, read_headers
 from regionssl.labels.findings import Findings
 from regionssl.labels.sets import ClassSet
@@ -37,7 +37,7 @@ def read_class_folders(folder: Path, classes: Sequence[str] | None = None) -> Cl
         outside = next(name for name in found if "/" not in name)
         findings.count("images that lie in no class's folder, left out", outside, len(found) - len(names))
     if not names:
-        raise InputError(f"{folder} has no folders with images; expected {folder}/<class>/<image>, a folder a class")
+        raise UnknownLayout(f"{folder} has no folders with images; expected {folder}/<class>/<image>, a folder a class")
     owners = [name.partition("/")[0] for name in names]
     for empty in sorted({*class_folders(folder)} - {*owners}):
         findings.count("class folders without images, left out", empty)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from regionssl.data.image_list import ImageList
@@ -27,6 +28,10 @@ _CITYSCAPES = (
 )  # fmt: skip
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _COCO_STUFF_WITHOUT = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)  # names of COCO that no pixel has
+_CUB_LIST = "train_val_test_split.txt"
+_CUB_TRAIN, _CUB_VAL, _CUB_TEST = "0", "1", "2"
+_CUB_NOTE = "maps are grey, 255 where a pixel is all bird; as a class, it is bird above a half"
+_CUB = Meaning((0, 255), ("background", "bird"), (), (_CUB_NOTE,), grey=True)
 
 
 def _paired(images: Path, maps: Path) -> list[tuple[str, str]]:
@@ -140,6 +145,49 @@ def read_coco_stuff(root: Path) -> Maps | None:
     names, notes = _names(root / "labels.txt", ids, _coco_stuff_names)
     meaning = Meaning(ids, names, (255,), notes)
     return _splits((images / "train2017", images / "val2017"), (maps / "train2017", maps / "val2017"), meaning)
+
+
+def read_cub(root: Path) -> Maps | None:
+    """CUB-200-2011: ``images/<class>/*.jpg`` and grey ``segmentations/<class>/*.png``.
+
+    Of the images of ``images.txt``, those marked 0 in ``train_val_test_split.txt`` are trained on, and those marked 2
+    scored on (R2O, section 7.4). Without this list, or without the files of those marked 0, there is one set.
+    """
+    images, maps = root / "images", root / "segmentations"
+    if not images.is_dir() or not maps.is_dir():
+        return None
+    if not (root / _CUB_LIST).is_file():
+        return _cub_set(root, _paired(images, maps), f"there is no {_CUB_LIST}, so all images are taken"), None
+    train, test = _cub_pairs(root)
+    if not any((images / name).is_file() for name, _ in train):
+        return _cub_set(root, test, f"none of the images is there that {_CUB_LIST} marks 0, to train on"), None
+    return _cub_set(root, train), _cub_set(root, test)
+
+
+def _cub_set(root: Path, pairs: list[tuple[str, str]], *notes: str) -> MapSet:
+    meaning = replace(_CUB, notes=(*_CUB.notes, *notes))
+    return read_maps(pairs, root / "images", root / "segmentations", meaning, root)
+
+
+def _cub_pairs(root: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Names of images and maps that the list marks 0, and that it marks 2; both files give a number first."""
+    file, names = root / _CUB_LIST, root / "images.txt"
+    pairs: dict[str, dict[tuple[str, str], None]] = {_CUB_TRAIN: {}, _CUB_VAL: {}, _CUB_TEST: {}}
+    try:
+        by_number = dict(line.split(maxsplit=1) for line in names.read_text("utf-8").splitlines() if line.strip())
+        for line in file.read_text("utf-8").splitlines():
+            if line.strip():
+                number, mark = line.split()
+                name = by_number[number].strip()
+                pairs[mark][name, os.path.splitext(name)[0] + ".png"] = None
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{file} should give a number of {names.name} and 0 (train), 1 (val) or 2 (test) in a line, and "
+            f"{names.name} beside it a number and a name: {error!r}"
+        ) from error
+    if not pairs[_CUB_TEST]:
+        raise InputError(f"{file} marks no image 2, as those to score on are; mark them, or take the list away")
+    return [*pairs[_CUB_TRAIN]], [*pairs[_CUB_TEST]]
 
 
 def _names(

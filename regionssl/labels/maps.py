@@ -30,15 +30,19 @@ class Meaning:
         names: of each class.
         ignored: values that are not labelled.
         notes: sentences for the findings.
+        grey: as :attr:`MapSet.grey`; ids are those of none and all.
     """
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
     ignored: tuple[int, ...] = (255,)
     notes: tuple[str, ...] = ()
+    grey: bool = False
 
     def table(self) -> np.ndarray:
         """(256,) int64, as :attr:`MapSet.values`."""
+        if self.grey:
+            return (np.arange(_VALUES) >= _VALUES // 2).astype(np.int64)
         values = np.full(_VALUES, UNKNOWN, np.int64)
         values[list(self.ids)] = np.arange(len(self.ids))
         values[list(self.ignored)] = IGNORED
@@ -124,7 +128,8 @@ def read_maps(
     findings.drop_images(root, [(pairs[i][1], bad[i]) for i in sorted(bad)], len(pairs))
     rows = [i for i in range(len(pairs)) if i not in bad]
     images, maps = images.subset(rows), maps.subset(rows)
-    found = MapSet(images, maps, meaning.names, meaning.table(), (*meaning.notes, *findings.sentences()))
+    notes = (*meaning.notes, *findings.sentences())
+    found = MapSet(images, maps, meaning.names, meaning.table(), notes, meaning.grey)
     _check_values(found, root)
     return found
 
@@ -152,4 +157,5 @@ def _check_values(found: MapSet, root: Path) -> None:
         counts = found.class_counts().sum(0)
     if np.count_nonzero(counts) < 2:
         only = f"only {found.classes[int(counts.argmax())]!r} is" if counts.any() else "nothing is"
-        raise InputError(f"{only} labelled in the maps of {root}; segmentation needs at least two classes")
+        why = f" ({'; '.join(found.findings)})" if found.findings else ""
+        raise InputError(f"{only} labelled in the maps of {root}{why}; give maps of at least two classes")

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 
-from regionssl.errors import InputError
+from regionssl.errors import InputError, UnknownLayout
 from regionssl.labels.coco import read_coco_objects
 from regionssl.labels.coco_folder import find_jsons, val_beside
 from regionssl.labels.folders import class_folders, read_class_folders
@@ -19,6 +19,7 @@ from regionssl.labels.map_layouts import (
     read_ade20k,
     read_cityscapes,
     read_coco_stuff,
+    read_cub,
     read_plain,
     read_voc,
 )
@@ -27,6 +28,7 @@ from regionssl.labels.sets import ClassSet, MapSet, ObjectSet, Split
 from regionssl.labels.splits import train_val
 from regionssl.labels.voc import read_voc_classes, read_voc_objects, voc_parts, voc_years
 
+VAL_SHARE = 0.2
 Task = Literal["objects", "maps", "classes"]
 S = TypeVar("S", ObjectSet, MapSet, ClassSet)
 
@@ -36,26 +38,33 @@ _MAP_LAYOUTS: tuple[Callable[[Path], Maps | None], ...] = (
     read_ade20k,
     read_coco_stuff,
     read_plain,
+    read_cub,
 )
 
 
 @overload
-def open_labels(path: Path, task: Literal["objects"], val_share: float = ..., seed: int = ...) -> Split[ObjectSet]: ...
+def open_labels(
+    path: Path, task: Literal["objects"], val_share: float | None = ..., seed: int = ...
+) -> Split[ObjectSet]: ...
 @overload
-def open_labels(path: Path, task: Literal["maps"], val_share: float = ..., seed: int = ...) -> Split[MapSet]: ...
+def open_labels(path: Path, task: Literal["maps"], val_share: float | None = ..., seed: int = ...) -> Split[MapSet]: ...
 @overload
-def open_labels(path: Path, task: Literal["classes"], val_share: float = ..., seed: int = ...) -> Split[ClassSet]: ...
-def open_labels(path: Path, task: Task, val_share: float = 0.2, seed: int = 0) -> Any:
+def open_labels(
+    path: Path, task: Literal["classes"], val_share: float | None = ..., seed: int = ...
+) -> Split[ClassSet]: ...
+def open_labels(path: Path, task: Task, val_share: float | None = VAL_SHARE, seed: int = 0) -> Any:
     """Labels to train on and to score on, by the layouts and rules of docs/labels.md.
 
     Args:
         path: a folder, or a COCO json (one beside it that is called ``val`` instead of ``train`` is scored on).
         task: boxes and masks, class maps, or classes of images.
-        val_share: share of the images to score on, where there is no validation split.
+        val_share: share of the images to score on, where there is no validation split; None gives all of them, for
+            tasks that train nothing.
         seed: of that split.
 
     Raises:
-        InputError: no known layout, or labels that cannot be used.
+        UnknownLayout: no known layout.
+        InputError: labels that cannot be used.
     """
     try:
         if not path.exists():
@@ -63,7 +72,7 @@ def open_labels(path: Path, task: Task, val_share: float = 0.2, seed: int = 0) -
         if task == "objects":
             return _split(*_objects(path), val_share, seed)
         if path.is_file():
-            raise InputError(f"{path} is a file; labels of {task} lie in a folder")
+            raise UnknownLayout(f"{path} is a file; labels of {task} lie in a folder")
         if task == "maps":
             return _split(*_maps(path), val_share, seed)
         return _split(*_classes(path), val_share, seed)
@@ -118,9 +127,10 @@ def _maps(path: Path) -> Maps:
         found = layout(path)
         if found is not None:
             return found
-    raise InputError(
+    raise UnknownLayout(
         f"no label maps in {path}; expected images/<split> and labels/<split> with classes.json, or the folders of VOC "
-        "(SegmentationClass), Cityscapes (leftImg8bit, gtFine), ADE20K or COCO-Stuff (docs/labels.md)"
+        "(SegmentationClass), Cityscapes (leftImg8bit, gtFine), ADE20K, COCO-Stuff or CUB (segmentations) "
+        "(docs/labels.md)"
     )
 
 
@@ -142,9 +152,11 @@ def _classes(path: Path) -> tuple[ClassSet, ClassSet | None]:
     return train, val
 
 
-def _split(train: S, val: S | None, share: float, seed: int) -> Split[S]:
+def _split(train: S, val: S | None, share: float | None, seed: int) -> Split[S]:
     if val is not None:
         return Split(without_shared(train, val), val)
+    if share is None:
+        return Split(train, train)
     kept, scored = train_val(train, share, seed)
     note = (
         f"there is no validation split: {len(scored)} of the {len(train)} images were set apart for it, stratified by "

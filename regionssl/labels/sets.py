@@ -120,6 +120,7 @@ class MapSet:
         values: (256,) int64, class of each stored value; -1 for values that are ignored. Values without a class
             raise when they are met.
         findings: as in :class:`ObjectSet`.
+        grey: stored values are shares of foreground, 255 all; the two classes are the pixels up to a half and above.
     """
 
     images: ImageList
@@ -127,6 +128,7 @@ class MapSet:
     classes: tuple[str, ...]
     values: np.ndarray
     findings: tuple[str, ...] = ()
+    grey: bool = False
     _counts: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -136,13 +138,21 @@ class MapSet:
         """(H, W) int64 classes of image ``i``; -1 where nothing is labelled.
 
         Raises:
-            InputError: a value without a class, not a map of single 8-bit values, or a damaged file.
+            InputError: a value without a class, or as :meth:`stored`.
         """
-        stored = _stored_values(self.maps, i)
+        stored = self.stored(i)
         found = self.values[stored]
         if (found < -1).any():
             self._refuse(i, np.bincount(stored.ravel(), minlength=len(self.values)))
         return found
+
+    def stored(self, i: int) -> np.ndarray:
+        """(H, W) uint8 values of the map of image ``i``, without its palette unless it is grey.
+
+        Raises:
+            InputError: not a map of single 8-bit values, or a damaged file.
+        """
+        return _stored_values(self.maps, i, self.grey)
 
     def _refuse(self, i: int, histogram: np.ndarray) -> NoReturn:
         strange = np.flatnonzero((histogram > 0) & (self.values < -1)).tolist()
@@ -164,17 +174,18 @@ class MapSet:
         return self._counts["counts"]
 
     def _count(self, i: int) -> np.ndarray:
-        histogram = np.bincount(_stored_values(self.maps, i).ravel(), minlength=len(self.values))
+        histogram = np.bincount(self.stored(i).ravel(), minlength=len(self.values))
         if (histogram[self.values < -1] > 0).any():
             self._refuse(i, histogram)
         labelled = self.values >= 0
         return np.bincount(self.values[labelled], histogram[labelled], len(self.classes)).astype(np.int64)
 
 
-def _stored_values(maps: ImageList, i: int) -> np.ndarray:
-    """(H, W) uint8 values of a label map, without its palette."""
+def _stored_values(maps: ImageList, i: int, grey: bool) -> np.ndarray:
     try:
         with maps.open(i) as file, Image.open(file) as picture:
+            if grey and picture.mode in ("1", "P", "LA", "RGB", "RGBA"):
+                picture = picture.convert("L")
             mode, stored = picture.mode, np.asarray(picture)
     except (UnreadableImage, OSError, ValueError, SyntaxError) as error:
         raise InputError(f"the label map {maps.names[i]} of {maps.root} cannot be read: {error}") from error
@@ -222,7 +233,7 @@ S = TypeVar("S", ObjectSet, MapSet, ClassSet)
 
 @dataclass(frozen=True)
 class Split(Generic[S]):
-    """Labels to train on and labels to score on, with the same classes."""
+    """Labels to train on and labels to score on, with the same classes; one set where nothing is trained."""
 
     train: S
     val: S

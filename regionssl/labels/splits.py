@@ -21,11 +21,11 @@ def stratified_order(counts: np.ndarray, names: Sequence[str], seed: int, length
     """Positions of images, each beginning of which has nearly the class shares of the whole.
 
     Greedy. Take the class of which the smallest share (of its objects, pixels or images) has been taken so far; images
-    without any class count as a class of their own. Of the next 16 images that have it, append the one after which the
-    shares taken of all classes are closest to the share of images taken: least sum of squared differences, each
-    weighted by the number of images with the class. "Next", and which class of several at equal share, go by
-    permutations of the sorted names and of the classes that are drawn from the seed, so the order of the files does not
-    matter.
+    without any class count as a class of their own, the last at equal share. Of the next 16 images that have it, append
+    the one after which the shares taken of all classes are closest to the share of images taken: least sum of squared
+    differences, each weighted by the number of images with the class. "Next", and which class of several at equal
+    share, go by permutations of the sorted names and of the classes that are drawn from the seed, so the order of the
+    files does not matter.
 
     Args:
         counts: (N, C) how often each class occurs in each image.
@@ -38,10 +38,13 @@ def stratified_order(counts: np.ndarray, names: Sequence[str], seed: int, length
     total = len(names)
     by_name = np.array(sorted(range(total), key=lambda i: names[i]), np.int64)
     drawn = by_name[permutation(total, seed, Stream.SPLITS)]
-    shares = _shares(np.asarray(counts, np.float64)[drawn])
+    counts = np.asarray(counts, np.float64)
+    shares = _shares(counts[drawn])
     queues = [iter(np.flatnonzero(column).tolist()) for column in shares.T]
     waiting: list[list[int]] = [[] for _ in queues]
     rank = permutation(len(queues), seed, Stream.SPLITS, 1)
+    if (counts.sum(1) == 0).any():
+        rank[-1] = len(queues)
     images = np.count_nonzero(shares, axis=0)
     left, got = images.copy(), np.zeros(len(queues))
     taken = np.zeros(total, bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from regionssl.errors import TooFewLabels
 from regionssl.proof.budget import blocks_that_fit
 from regionssl.proof.cells import Report, run_all
 from regionssl.proof.plan import Block, Plan, Training
@@ -41,6 +42,7 @@ class CarriedOut:
         results: by start and block.
         blocks: that were trained, the most telling first.
         left_out: blocks that did not fit the time.
+        remarks: sentences on what was chosen and left out.
         choices: the learning rate of each start.
         seconds: of search and trainings, by start.
     """
@@ -48,6 +50,7 @@ class CarriedOut:
     results: Mapping[tuple[str, Block], Result]
     blocks: Sequence[Block]
     left_out: Sequence[Block]
+    remarks: Sequence[str]
     choices: Mapping[str, Choice]
     seconds: Mapping[str, float]
 
@@ -61,14 +64,27 @@ def carry_out(plan: Plan, store: Store, effort: Effort, report: Report, say: Cal
 
     Raises:
         InputError: a training failed; those that are done stay.
+        TooFewLabels: no fraction can be trained on.
     """
+    remarks: list[str] = []
+
+    def remark(sentence: str) -> None:
+        remarks.append(sentence)
+        say(sentence)
+
     names = [start.name for start in plan.starts]
     tried = trials(plan, effort.rates, effort.share)
-    found = dict(zip(tried, run_all(store, list(tried.values()), effort.device, effort.processes, report), strict=True))
+    found = dict[tuple[str, float], Result]()
+    scored = run_all(store, list(tried.values()), effort.device, effort.processes, report)
+    for key, result in zip(tried, scored, strict=True):
+        if isinstance(result, TooFewLabels):
+            raise result
+        found[key] = result
     choices = choose(names, effort.rates, {key: result.value for key, result in found.items()})
-    for remark in filter(None, (choice.remark(name) for name, choice in choices.items())):
-        say(remark)
+    for sentence in filter(None, (choice.remark(name) for name, choice in choices.items())):
+        remark(sentence)
     results: dict[tuple[str, Block], Result] = {}
+    lacking: dict[float, TooFewLabels] = {}
 
     def train(blocks: Sequence[Block]) -> float:
         wanted = {
@@ -76,28 +92,46 @@ def carry_out(plan: Plan, store: Store, effort: Effort, report: Report, say: Cal
             for block in blocks
             for start in plan.starts
         }
-        done = run_all(store, list(wanted.values()), effort.device, effort.processes, report)
-        results.update(zip(wanted, done, strict=True))
-        return sum(result.seconds for result in done) / effort.processes
+        seconds, done = 0.0, run_all(store, list(wanted.values()), effort.device, effort.processes, report)
+        for key, result in zip(wanted, done, strict=True):
+            if isinstance(result, TooFewLabels):
+                lacking.setdefault(key[1][0], result)
+            else:
+                results[key] = result
+                seconds += result.seconds
+        return seconds / effort.processes
 
     blocks = plan.blocks
     first = train(blocks[:1])
     count = len(blocks)
     if effort.budget is not None:
         spent = effort.spent + sum(result.seconds for result in found.values()) / effort.processes + first
-        count = blocks_that_fit(len(blocks), spent, first, effort.budget)
+        count = without_a_lone_seed(blocks, blocks_that_fit(len(blocks), spent, first, effort.budget))
     if count < len(blocks):
-        say(left_out_sentence(blocks[count:], plan))
+        remark(left_out_sentence(blocks[count:], plan))
     train(blocks[1:count])
     seconds = dict.fromkeys(names, 0.0)
     for (name, _), result in [*found.items(), *results.items()]:
         seconds[name] += result.seconds
-    return CarriedOut(results, blocks[:count], blocks[count:], choices, seconds)
+    for fraction, error in lacking.items():
+        remark(f"{fraction:.4g} of the labels is left out, for every start: {error}")
+    trained = [block for block in blocks[:count] if block[0] not in lacking]
+    if not trained:
+        raise next(iter(lacking.values()))
+    kept = {key: result for key, result in results.items() if key[1] in trained}
+    return CarriedOut(kept, trained, blocks[count:], remarks, choices, seconds)
 
 
 def _training(plan: Plan, name: str, block: Block, choice: Choice) -> Training:
     start = next(start for start in plan.starts if start.name == name)
     return plan.training(start, block, scaled(plan.evaluator, choice.factor))
+
+
+def without_a_lone_seed(blocks: Sequence[Block], count: int) -> int:
+    """How many blocks to train if so many fit: with one seed of a fraction there could be no evidence."""
+    started = [block[0] for block in blocks[:count]]
+    lone = count > 1 and started.count(started[-1]) == 1 and [block[0] for block in blocks].count(started[-1]) > 1
+    return count - lone
 
 
 def left_out_sentence(blocks: Sequence[Block], plan: Plan) -> str:

@@ -90,7 +90,7 @@ def compare(plan: Plan, results: Results, blocks: Sequence[Block]) -> Comparison
         tuple(leads),
         _classes(results, names, fractions[-1], blocks),
         run,
-        _verdict(plan, run, scores, fractions, len({seed for _, seed in blocks}), first.primary),
+        _verdict(plan, run, scores, fractions, first.primary),
     )
 
 
@@ -114,7 +114,6 @@ def _verdict(
     run: str,
     scores: Mapping[tuple[str, float], Scores],
     fractions: Sequence[float],
-    seeds: int,
     metric: str,
 ) -> Verdict:
     others = {start.name: start.source for start in plan.starts[plan.runs :]}
@@ -122,4 +121,5 @@ def _verdict(
     leads = {
         other: interval([(scores[run, f], scores[other, f]) for f in fractions], plan.seed, level) for other in others
     }
+    seeds = min(len(scores[run, fraction].values) for fraction in fractions)
     return judge(run, others, leads, Setting(metric, len(plan.data.val), seeds, len(fractions), level))

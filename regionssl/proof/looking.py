@@ -113,11 +113,14 @@ def _why_no_features(judge: Start | None, total: int) -> str:
 def _recall(path: Path, stamp: Mapping[str, Any]) -> tuple[Leakage, float] | None:
     if not path.is_file():
         return None
-    kept = json.loads(path.read_text())
-    if kept["stamp"] != stamp:
-        return None
-    rows = tuple(tuple(row) for row in kept["rows"])
-    return Leakage(rows, tuple(kept["excluded"]), kept["looked_at"], tuple(kept["remarks"])), kept["seconds"]
+    try:
+        kept = json.loads(path.read_text())
+        if kept["stamp"] != stamp:
+            return None
+        rows = tuple(tuple(row) for row in kept["rows"])
+        return Leakage(rows, tuple(kept["excluded"]), kept["looked_at"], tuple(kept["remarks"])), kept["seconds"]
+    except (ValueError, KeyError, TypeError):
+        return None  # damaged
 
 
 def _keep(out: Path, leakage: Leakage, stamp: Mapping[str, Any], seconds: float) -> None:

@@ -91,12 +91,15 @@ class Plan:
 
     @property
     def blocks(self) -> list[Block]:
-        """The most telling first: by seeds; of each the largest fraction, the smallest, and on inwards."""
+        """The most telling first: two seeds of the largest fraction, the smallest and on inwards; then the others."""
         order = list[float]()
         left = list(self.fractions)
         while left:
             order.append(left.pop(0 if len(order) % 2 else -1))
-        return [(fraction, seed) for seed in range(self.seeds) for fraction in order]
+        firsts = range(min(2, self.seeds))
+        return [(fraction, seed) for fraction in order for seed in firsts] + [
+            (fraction, seed) for seed in range(2, self.seeds) for fraction in order
+        ]
 
     @cached_property
     def weights(self) -> dict[str, str]:

@@ -7,6 +7,8 @@ import fcntl
 import io
 import json
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,21 +68,22 @@ class Store:
             raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
 
     def find(self, training: Training) -> Result | None:
-        """What a training left, or None if it has not finished."""
+        """What a training left, or None if it has not finished, or what it left is damaged."""
         folder = self.folder / training.key
-        if not (folder / RESULT).is_file():
+        try:
+            kept = json.loads((folder / RESULT).read_text())
+            return Result(
+                folder,
+                kept["primary"],
+                kept["metrics"],
+                {name: np.nan if value is None else value for name, value in kept["per_class"].items()},
+                {name: folder / place for name, place in kept["artefacts"].items()},
+                kept["seconds"],
+                np.load(folder / DRAWN),
+                np.load(folder / PER_IMAGE),
+            )
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        kept = json.loads((folder / RESULT).read_text())
-        return Result(
-            folder,
-            kept["primary"],
-            kept["metrics"],
-            {name: np.nan if value is None else value for name, value in kept["per_class"].items()},
-            {name: folder / place for name, place in kept["artefacts"].items()},
-            kept["seconds"],
-            np.load(folder / DRAWN),
-            np.load(folder / PER_IMAGE),
-        )
 
     @contextmanager
     def claim(self, training: Training) -> Iterator[bool]:
@@ -102,7 +105,12 @@ class Store:
         outcome = training.evaluator.run(training.start, training.data, artefacts, training.seed, device)
         write_outcome(outcome, partial, training)
         forget(artefacts)
-        os.replace(partial, self.folder / training.key)
+        keep_on_disk(partial)
+        place = self.folder / training.key
+        if place.exists():
+            print(f"{training.name}: what lay in {place} was damaged, so it was trained again", file=sys.stderr)
+            shutil.rmtree(place)
+        os.replace(partial, place)
         found = self.find(training)
         assert found is not None
         return found
@@ -122,10 +130,16 @@ def write_outcome(outcome: Outcome, folder: Path, training: Training) -> None:
         "artefacts": {name: _inside(path, folder) for name, path in outcome.artefacts.items()},
         "seconds": round(outcome.seconds, 3),
     }
-    with (folder / RESULT).open("w") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / RESULT).write_text(json.dumps(content, indent=2))
+
+
+def keep_on_disk(folder: Path) -> None:
+    """See that the files of a folder outlast a loss of power, before the folder gets its name."""
+    for path in (*folder.iterdir(), folder):
+        if path.is_file() or path == folder:
+            file = os.open(path, os.O_RDONLY)
+            os.fsync(file)
+            os.close(file)
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:

@@ -11,7 +11,8 @@ the chance of a false word stays below 5 % in all. The best run by mean speaks f
 5. Its lead over random weights is sure, that over another start is not: it helps, no more than that one.
 6. Otherwise there is no evidence that it helps.
 
-"Sure" means that the interval leaves 0 out.
+"Sure" means that the interval leaves 0 out, and that there are two seeds or more: one says nothing of the spread of
+trainings.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the sentence must say of the comparison: metric, images, seeds, label fractions, confidence level."""
+    """What the sentence must say of the comparison: metric, images, seeds, label fractions, confidence level.
+
+    Attributes:
+        seeds: of the fraction that has the fewest.
+    """
 
     metric: str
     images: int
@@ -56,8 +61,9 @@ def judge(run: str, others: Mapping[str, str], leads: Mapping[str, Interval], se
     """
     imagenet = next((name for name, source in others.items() if source == "imagenet"), None)
     random = next((name for name, source in others.items() if source == "random"), None)
-    behind = [name for name in others if leads[name].below]
-    unsure = [name for name in others if not leads[name].above]
+    several = setting.seeds > 1
+    behind = [name for name in others if several and leads[name].below]
+    unsure = [name for name in others if not (several and leads[name].above)]
 
     def said(name: str, turned: bool = False) -> str:
         return _numbers(leads[name], setting, turned)
@@ -87,4 +93,9 @@ def judge(run: str, others: Mapping[str, str], leads: Mapping[str, Interval], se
 def _numbers(lead: Interval, setting: Setting, turned: bool) -> str:
     mean, low, high = (-lead.mean, -lead.high, -lead.low) if turned else (lead.mean, lead.low, lead.high)
     sign = "" if turned else "+"
-    return f"{mean:{sign}.1f} {setting.metric} ({100 * setting.level:.3g} % interval {low:.1f} to {high:.1f})"
+    return f"{mean:{sign}.1f} {setting.metric} ({100 * setting.level:.3g} % interval {bound(low)} to {bound(high)})"
+
+
+def bound(value: float) -> str:
+    """A bound of an interval, with one decimal, or as many as tell it from 0."""
+    return f"{value:.1g}" if 0 < abs(value) < 0.05 else f"{value:.1f}"

@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 
+from regionssl.config import to_plain
 from regionssl.engine.checkpoint import write_json
 from regionssl.engine.choices import choose_device
 from regionssl.engine.distributed import process_rank
@@ -39,11 +40,12 @@ PACKAGES = ("regionssl", "torch", "torchvision", "timm", "numpy")
 
 def evaluate(
     weights: Annotated[str, typer.Argument(help="run folder, file of weights, random or imagenet")],
-    task: Annotated[str, typer.Option(help="detection, segmentation, pixel_probe, knn, ...")],
+    task: Annotated[str, typer.Option(help=", ".join(TASKS))],
     data: Annotated[Path, typer.Option(help="labels: COCO, VOC, class maps or class folders")],
     out: Annotated[Path, typer.Option(help="folder for numbers, tables and pictures")],
     recipe: Annotated[
-        str | None, typer.Option(help="protocol, by name or file [default: the task's small one]")
+        str | None,
+        typer.Option(help="protocol, by file or name (see regionssl recipes) [default: the task's small one]"),
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="timm name, where the weights do not say it")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="key=value, any setting of the protocol")] = None,
@@ -70,7 +72,7 @@ def evaluate(
     start = checked_inputs(open_start(weights, backbone))
     make_folder(out, OUTCOME)
     try_out(start, maps_of(protocol.settings))
-    labels = open_data(protocol.task, Path(data))
+    labels = open_data(protocol.task, Path(data), whole=True)
     say(console, f"{task} ({protocol.name}: {protocol.about.summary}) from {start.name}, {start.config.name}, {place}")
     say(console, *described(labels))
     with claimed(out), own_folder(out, first) as folder:
@@ -163,8 +165,11 @@ def described(labels: Split[Any]) -> list[str]:
     """Sentences on the labels and on what was found while reading them."""
     classes = labels.train.classes
     shown = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
+    counts = f"{len(labels.train):,} images to train on, {len(labels.val):,} to score on"
+    if labels.train is labels.val:
+        counts = f"{len(labels.val):,} images, all to score on (nothing is trained, and no split is given)"
     return [
-        f"{len(labels.train):,} images to train on, {len(labels.val):,} to score on, {len(classes)} classes ({shown})",
+        f"{counts}, {len(classes)} classes ({shown})",
         *dict.fromkeys((*labels.train.findings, *labels.val.findings)),
     ]
 
@@ -175,6 +180,8 @@ def plain(outcome: Outcome, protocol: ProtocolFile, out: Path) -> dict[str, Any]
     return {
         "task": protocol.evaluator.task,
         "protocol": protocol.name,
+        "about": to_plain(protocol.about),
+        "changes": list(protocol.changes),
         "primary": outcome.primary,
         "metrics": dict(outcome.metrics),
         "per_class": per_class,
@@ -205,15 +212,23 @@ def show_metrics(outcome: Outcome, console: Console) -> None:
 
 
 def show_published(protocol: ProtocolFile, outcome: Outcome, start: Start, console: Console) -> None:
-    """Print the papers' rows of the protocol beside this one, as far as they have a metric in common."""
+    """Print the papers' rows of the protocol beside this one, as far as they have a metric in common.
+
+    Above them stands where the protocol's settings are from, and which of them this one departs from.
+    """
     rows = [row for row in published_rows(protocol.name) if set(row.metrics) & set(outcome.metrics)]
+    say(console, f"settings of {protocol.name}: {protocol.about.source}")
+    if protocol.changes:
+        apart = ", so the papers' rows are of other settings" if rows else ""
+        say(console, f"changed here{apart}: {'; '.join(protocol.changes)}")
     if not rows:
         say(console, f"no paper reports {protocol.name}")
         return
     metrics = [name for name in outcome.metrics if any(name in row.metrics for row in rows)]
     table = Table("pre-training", "data", "epochs", *metrics, "verified", "source", title=f"published, {protocol.name}")
     here = [f"{outcome.metrics[name]:.1f}" for name in metrics]
-    table.add_row(f"this one: {start.name}", "", "", *here, "", "measured here", style="bold")
+    measured = "measured here, with other settings" if protocol.changes else "measured here"
+    table.add_row(f"this one: {start.name}", "", "", *here, "", measured, style="bold")
     for row in rows:
         values = [f"{row.metrics[name]:g}" if name in row.metrics else "" for name in metrics]
         source = f"{row.source} ({row.note})" if row.note else row.source

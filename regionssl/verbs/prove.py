@@ -16,7 +16,7 @@ from regionssl.engine.checkpoint import write_json
 from regionssl.engine.choices import choose_device
 from regionssl.engine.log import duration
 from regionssl.errors import InputError
-from regionssl.evaluation.tasks import ProtocolFile, load_protocol, open_data
+from regionssl.evaluation.tasks import TASKS, ProtocolFile, load_protocol, open_data
 from regionssl.proof.budget import parse_time
 from regionssl.proof.carry_out import Effort, carry_out
 from regionssl.proof.comparison import Comparison, compare
@@ -36,14 +36,15 @@ FRACTIONS = (0.01, 0.05, 0.1, 0.25, 1.0)
 
 def prove(
     runs: Annotated[list[str], typer.Argument(help="run folders or files of weights, to be judged")],
-    task: Annotated[str, typer.Option(help="detection, segmentation, pixel_probe, knn, ...")],
+    task: Annotated[str, typer.Option(help=", ".join(TASKS))],
     data: Annotated[Path, typer.Option(help="labels: COCO, VOC, class maps or class folders")],
     out: Annotated[Path, typer.Option(help="folder; a run of the same command goes on with what it holds")],
     against: Annotated[
         list[str] | None, typer.Option(help="random, imagenet, run folders or weights [default: random]")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="protocol, by name or file [default: the task's small one]")
+        str | None,
+        typer.Option(help="protocol, by file or name (see regionssl recipes) [default: the task's small one]"),
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="timm name, where the weights do not say it")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="key=value, any setting of the protocol")] = None,
@@ -199,10 +200,14 @@ def keep(path: Path, now: dict[str, Any], what: str, advice: str) -> None:
         advice: what to do then.
 
     Raises:
-        InputError: they are not; the differences are shown.
+        InputError: they are not; the differences are shown. Or what was written is damaged.
     """
     if path.is_file():
-        changed = differences(json.loads(path.read_text()), json.loads(json.dumps(now)))
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}); remove it, and run the same command again") from error
+        changed = differences(before, json.loads(json.dumps(now)))
         if changed:
             raise InputError(f"{path.parent} holds {what}:\n  " + "\n  ".join(changed) + f"\n{advice}")
     write_json(path, now)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from regionssl.engine.checkpoint import write_text
 from regionssl.evaluation.tasks import ProtocolFile
-from regionssl.proof.carry_out import CarriedOut, left_out_sentence
+from regionssl.proof.carry_out import CarriedOut
 from regionssl.proof.cases import draw_cases
 from regionssl.proof.comparison import Comparison
 from regionssl.proof.cost import pretraining_hours
@@ -20,6 +20,7 @@ from regionssl.proof.plan import Plan
 from regionssl.proof.search import searched_setting
 from regionssl.proof.statistics import Interval
 from regionssl.proof.store import write_csv
+from regionssl.proof.verdict import bound
 from regionssl.report.learning_curve import Curve, CurvePoint
 from regionssl.report.page import Picture
 from regionssl.report.page import Table as PageTable
@@ -106,7 +107,7 @@ def _costs(proof: Proof) -> list[list[str | float | None]]:
 
 
 def _shown(interval: Interval, sign: str = "") -> str:
-    return f"{interval.mean:{sign}.1f} ({interval.low:{sign}.1f} to {interval.high:{sign}.1f})"
+    return f"{interval.mean:{sign}.1f} ({bound(interval.low)} to {bound(interval.high)})"
 
 
 def _percent(fraction: float) -> str:
@@ -201,12 +202,13 @@ def _page(proof: Proof, tables: list[PageTable]) -> ProofPage:
 
 
 def _warnings(proof: Proof) -> list[str]:
-    lines = [*proof.notes, *proof.leakage.remarks[1:]]
-    lines += filter(None, (choice.remark(name) for name, choice in proof.carried.choices.items()))
-    if proof.carried.left_out:
-        lines.append(left_out_sentence(proof.carried.left_out, proof.plan))
-    if proof.plan.seeds == 1:
-        lines.append("one seed: the intervals cover images alone, not the spread of trainings")
+    lines = [*proof.notes, *proof.leakage.remarks[1:], *proof.carried.remarks]
+    alone = sorted({point.fraction for point in proof.comparison.points if len(point.values) == 1})
+    if alone:
+        where = ", ".join(_percent(fraction) for fraction in alone)
+        lines.append(
+            f"one seed: the intervals cover images alone, not the spread of trainings (at {where} of the labels)"
+        )
     return lines
 
 

@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from regionssl.config import read_yaml
+from regionssl.data.scenes import write_scenes
 from regionssl.errors import InputError
+from regionssl.evaluation.outcome import Outcome, Shares
 from regionssl.evaluation.published import published, published_rows
 from regionssl.evaluation.tasks import (
     PROTOCOLS,
@@ -16,6 +19,7 @@ from regionssl.evaluation.tasks import (
     load_protocol,
     open_data,
     protocol_names,
+    protocols,
     with_settings,
 )
 
@@ -64,9 +68,56 @@ def test_some_published_numbers() -> None:
     assert plrc.verified
     r2o = {row.metrics["mIoU"]: row.verified for row in published_rows("voc_fcn") if row.method == "R2O"}
     assert r2o == {77.3: True, 76.7: True}
-    scrl = [row.metrics["mask_ap"] for row in published_rows("coco_fpn_1x") if row.method == "SCRL" and row.verified]
-    assert scrl == [37.50, 37.92]
     assert published_rows("pixel_probe") == ()
+
+
+def test_rows_stand_with_the_protocol_that_they_are_of() -> None:
+    """SCRL 6.1 to 6.4, PLRC 6.2, ReSim 6.3 and 6.6."""
+    scrl = [row for row in published_rows("coco_fpn_scrl_1x") if row.verified]
+    assert {row.source for row in scrl} == {"SCRL README"}
+    assert [row.metrics["mask_ap"] for row in scrl] == [28.70, 35.44, 35.96, 37.16, 37.50, 37.92]
+    resim = published_rows("coco_fpn_1x")
+    assert not {row.method for row in resim} & {"SCRL", "BYOL", "PixPro", "SimCLR"}
+    assert {row.source for row in resim if row.verified} == {"table 1 of the MLS paper, quoting the literature"}
+    assert [row.metrics["box_ap75"] for row in resim if row.method == "random"] == [33.2]
+    pixpro = {row.method for row in published_rows("coco_fpn_orl_1x") if row.source == "PixPro repository"}
+    assert pixpro == {"random", "supervised", "MoCo v1", "MoCo v2", "SimCLR", "InfoMin", "PixPro"}
+    for name, box_ap in (("voc0712_fpn_18k", 57.2), ("coco_faster_fpn_1x", 26.4)):
+        row = next(row for row in published_rows(name) if row.metrics["box_ap"] == box_ap)
+        assert (row.method, row.epochs, row.verified) == ("SCRL", None, False)
+
+
+@pytest.mark.parametrize("name", sorted(published()))
+def test_rows_are_verified_where_the_settings_are_known(name: str) -> None:
+    """A number that was read is not verified where the settings of its repository are not those of the protocol."""
+    others = {"coco_c4_1x", "coco_fpn_1x", "coco_fpn_orl_1x", "voc_fcn"}
+    for row in published_rows(name):
+        if row.source.endswith("repository") and name in others:
+            assert not row.verified
+            assert "read there" in row.note
+
+
+def test_values_of_the_specifications() -> None:
+    """Read off by hand: SCRL 6.1 and 6.2, R2O 7.3, PLRC 6.2, ReSim 6.4."""
+    scrl = load_protocol("instance_segmentation", "coco_fpn_scrl_1x").settings
+    assert [scrl[part] for part in ("norm", "fpn_norm", "box_head_norm", "mask_head_norm")] == ["batch"] * 4
+    assert (scrl["box_head"], scrl["freeze_at"], scrl["precise_norm"]) == ("two_fc", 0, 0)
+    for name in ("voc0712_c4_18k", "voc0712_fpn_18k"):
+        voc = load_protocol("detection", name).settings
+        assert (voc["iterations"], voc["drops"], voc["warmup"], voc["lr"]) == (18_000, [12_000, 16_000], 100, 0.02)
+        assert (voc["train_sizes"][0], voc["train_sizes"][-1], voc["metric"]) == (480, 800, "voc07")
+    r2o = load_protocol("instance_segmentation", "coco_fpn_r2o").settings
+    twice = load_protocol("instance_segmentation", "coco_fpn_r2o_2x").settings
+    assert twice == r2o | {"iterations": 48_000, "drops": [32_000, 42_666]}
+    plrc = load_protocol("segmentation", "cityscapes_fcn_40k").settings
+    assert (plrc["head"], plrc["output_stride"], plrc["crop"]["size"], plrc["iterations"]) == ("fcn", 8, 769, 40_000)
+    assert load_protocol("dense_pose", "densepose_s1x").settings["freeze_at"] == 2
+
+
+def test_all_protocols_are_listed_by_task() -> None:
+    listed = protocols()
+    assert sorted(one.name for one in listed) == protocol_names()
+    assert list(dict.fromkeys(one.evaluator.task for one in listed)) == list(TASKS)
 
 
 def test_settings_go_over_a_protocol(tmp_path: Path) -> None:
@@ -78,6 +129,27 @@ def test_settings_go_over_a_protocol(tmp_path: Path) -> None:
     assert with_settings(protocol.evaluator, {"pixels": 20}).pixels == 20  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="greater than or equal to 1"):
         with_settings(protocol.evaluator, {"pixels": 0})
+
+
+def test_changed_settings_are_told(tmp_path: Path) -> None:
+    assert load_protocol("segmentation", "ade20k_fcn").changes == ()
+    assert load_protocol("segmentation", "ade20k_fcn", ["iterations=80000"]).changes == ()
+    changed = load_protocol("segmentation", "ade20k_fcn", ["iterations=1", "crop.size=64", "warmup=5"])
+    assert changed.changes == ("crop.size: 512 -> 64", "iterations: 80000 -> 1", "warmup: 0 -> 5")
+
+
+def test_a_file_is_compared_with_the_protocol_that_it_is_called_like(tmp_path: Path) -> None:
+    text = (PROTOCOLS / "ade20k_fcn.yaml").read_text().replace("iterations: 80000", "iterations: 7")
+    for name, changes in (("ade20k_fcn", ("iterations: 80000 -> 7",)), ("mine", ())):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        assert load_protocol("segmentation", str(tmp_path / f"{name}.yaml")).changes == changes
+
+
+@pytest.mark.parametrize("task", ["detection", "instance_segmentation", "keypoints", "dense_pose", "segmentation"])
+@pytest.mark.parametrize("drop", [-5, 0])
+def test_the_rate_drops_after_the_beginning(task: str, drop: int) -> None:
+    with pytest.raises(InputError, match=r"drops\.0: Input should be greater than 0"):
+        load_protocol(task, None, [f"drops=[{drop}]"])
 
 
 @pytest.mark.parametrize(
@@ -103,3 +175,46 @@ def test_label_free_tasks_take_plain_images(tmp_path: Path) -> None:
     assert data.train.classes == ("image",)
     with pytest.raises(InputError):
         open_data(find_task("pixel_probe"), tmp_path)
+
+
+def test_tasks_that_train_nothing_score_all_images_where_there_is_no_split(tmp_path: Path) -> None:
+    write_scenes(tmp_path, 10, size=48)
+    for name in ("unsupervised_objects", "correspondence"):
+        task = find_task(name)
+        assert not task.trains
+        data = open_data(task, tmp_path, whole=True)
+        assert len(data.val) == 10
+        assert data.train is data.val
+        assert len(open_data(task, tmp_path).val) == 2  # as proofs take them
+    assert len(open_data(find_task("pixel_probe"), tmp_path, whole=True).val) == 2
+    assert len(open_data(find_task("correspondence"), tmp_path / "images", whole=True).val) == 10
+
+
+def test_tasks_that_train_nothing_score_the_validation_part_of_a_split(tmp_path: Path) -> None:
+    for split, count in (("train", 5), ("val", 3)):
+        write_scenes(tmp_path / split, count, size=48, seed=count)
+        for kind in ("images", "labels"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / split / kind).rename(tmp_path / kind / split)
+    data = open_data(find_task("unsupervised_objects"), tmp_path, whole=True)
+    assert (len(data.train), len(data.val)) == (5, 3)
+
+
+def test_labels_that_cannot_be_used_are_spoken_of_alone(tmp_path: Path) -> None:
+    task = find_task("unsupervised_objects")
+    write_scenes(tmp_path, 1, size=48)
+    (tmp_path / "annotations.json").unlink()
+    with pytest.raises(InputError) as raised:
+        open_data(task, tmp_path)
+    assert str(raised.value) == "a validation split needs at least two labelled images, got 1"
+    with pytest.raises(InputError) as raised:
+        open_data(task, tmp_path / "none")
+    assert str(raised.value) == f"there is no folder or file {tmp_path / 'none'} with labels"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"(?s)as maps: no label maps in .*as objects: no labels of objects in"):
+        open_data(task, tmp_path / "empty")
+
+
+def test_an_outcome_without_its_primary_metric_is_a_sentence() -> None:
+    with pytest.raises(InputError, match="box_ap has no value on these 3 validation images"):
+        Outcome("box_ap", {"box_ap50": 1.0}, {}, Shares(np.ones(3), np.ones(3)), {}, 0.0)

@@ -1,5 +1,6 @@
 """Clusters against foregrounds as an evaluation: the oracle's choice, the blind one, and a box."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from regionssl.data.images import find_images
 from regionssl.errors import InputError
 from regionssl.evaluation.objects import blind_choice, centred_box, clusters_on_grid, oracle_choice, truth_on_grid
 from regionssl.evaluation.start import Start, open_start
+from regionssl.evaluation.tasks import find_task, load_protocol, open_data
 from regionssl.evaluation.unsupervised_objects import ObjectsTask, foreground
 from regionssl.labels.sets import MapSet, Objects, ObjectSet, Split
 
@@ -144,9 +146,76 @@ def test_what_is_not_labelled(label_maps: MapSet) -> None:
     mask, known = foreground(replace(label_maps, values=values), 0, ("background",))
     assert mask.sum() == known.sum() == 32 * 32
     alone = replace(label_maps, values=np.where(values == 1, 0, values), classes=("square",))
-    mask, known = foreground(alone, 0, ("background",))  # no class for what lies behind
+    mask, known = foreground(alone, 0, ())  # no class for what lies behind, and this is said
     assert mask.sum() == 32 * 32
     assert known.all()
+
+
+@pytest.mark.parametrize("classes", [("0", "2"), ("bg", "square"), ("Background", "square")])
+def test_a_background_of_another_name_is_asked_for(
+    label_maps: MapSet, start: Start, tmp_path: Path, classes: tuple[str, ...]
+) -> None:
+    named = replace(label_maps, classes=classes)
+    task = ObjectsTask(clusters=3, size=128)
+    with pytest.raises(InputError) as raised:
+        task.run(start, Split(named, named), tmp_path)
+    said = str(raised.value)
+    assert f"none of the 2 classes ({', '.join(classes)}) is called background" in said
+    setting = re.search("--set '(background=.*?)'", said)
+    assert setting is not None
+    told = load_protocol("unsupervised_objects", None, ["clusters=3", "size=128", setting.group(1)]).evaluator
+    expected = task.run(start, Split(label_maps, label_maps), tmp_path).metrics
+    assert told.run(start, Split(named, named), tmp_path).metrics == expected
+
+
+def test_labels_that_are_foreground_all_over_are_refused(label_maps: MapSet, start: Start, tmp_path: Path) -> None:
+    values = label_maps.values.copy()
+    values[0] = -1
+    task = ObjectsTask(clusters=3, size=128)
+    unlabelled = replace(label_maps, values=values)
+    with pytest.raises(InputError, match=r"foreground fills every labelled pixel .* 5 images in all"):
+        task.run(start, Split(unlabelled, unlabelled), tmp_path)
+    everything = task.model_copy(update={"background": ()})
+    with pytest.raises(InputError, match="foreground fills every labelled pixel"):
+        everything.run(start, Split(label_maps, label_maps), tmp_path)
+    said = everything.run(start, Split(unlabelled, unlabelled), tmp_path).metrics
+    assert said == task.run(start, Split(label_maps, label_maps), tmp_path).metrics
+
+
+def test_grey_maps_are_scored_as_the_script_of_r2o_did(start: Start, tmp_path: Path) -> None:
+    """From CUB's folders to the confusion matrix, by section 7.4, on masks whose greys decide."""
+    rng = np.random.default_rng(3)
+    names = [f"001.Bird/{i}" for i in range(3)]
+    masks, pictures = [], []
+    for i, name in enumerate(names):
+        mask = np.zeros((256, 256), np.uint8)
+        mask[64:192, 64:192] = rng.choice([53, 101, 153, 205, 253], (128, 128))  # of four, none has a mean of a half
+        pixels = rng.integers(0, 60, (256, 256, 3), np.uint8)
+        pixels[60 : 190 - i, 70:180] += 150
+        for kind, what in (("images", pixels), ("segmentations", mask)):
+            file = tmp_path / kind / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(what).save(file)
+        masks.append(mask)
+        pictures.append(Image.fromarray(pixels))
+    data = open_data(find_task("unsupervised_objects"), tmp_path, whole=True)
+    outcome = ObjectsTask(clusters=3, size=256).run(start, data, tmp_path / "out", seed=2)
+    expected = np.zeros((2, 2), np.int64)
+    for i, (mask, picture) in enumerate(zip(masks, pictures, strict=True)):
+        cells = mask.reshape(128, 2, 128, 2).mean((1, 3), dtype=np.float64) / 255
+        truth = cells > 0.5
+        halves = (mask > 127).reshape(128, 2, 128, 2).mean((1, 3)) > 0.5
+        assert (truth != halves).any()  # greys averaged are not pixels judged one by one
+        labels = clusters_on_grid(Colours(), picture, i, 3, 256, 2, start.mean, start.std).numpy()
+        ious = [(truth & (labels == k)).sum() / (truth | (labels == k)).sum() for k in range(3)]
+        prediction = labels == int(np.argmax(ious))
+        for t in (0, 1):
+            for p in (0, 1):
+                expected[t, p] += ((truth == t) & (prediction == p)).sum()
+    hits = np.diagonal(expected)
+    miou = 100 * (hits / (expected.sum(0) + expected.sum(1) - hits)).mean()
+    assert outcome.metrics["scored_images"] == 3
+    assert outcome.metrics["oracle_miou"] == pytest.approx(miou, abs=1e-9)
 
 
 def test_a_network(label_maps: MapSet, tmp_path: Path) -> None:

@@ -141,6 +141,15 @@ def test_boxes_are_cut_or_dropped_and_counted(coco_set: Any) -> None:
     assert len(labelled) == 2, "images without objects stay"
 
 
+@pytest.mark.parametrize(("given", "taken"), [(1e11, 80), (40 * 30 + 1, 80), (40 * 30, 1200), (float("nan"), 80)])
+def test_an_area_larger_than_the_image_is_that_of_the_box(coco_set: Any, given: float, taken: float) -> None:
+    coco_set.content["annotations"][0]["area"] = given
+    labelled = read_coco_objects(coco_set.write())
+    assert [one.area.tolist() for one in labelled.objects] == [[taken], [50]]
+    said = "objects without a valid area; that of their mask or box taken: 1, such as annotation 1 of 0.png"
+    assert (said in labelled.findings) == (given != taken)
+
+
 def test_missing_areas_come_from_mask_or_box(coco_set: Any) -> None:
     for one in coco_set.content["annotations"]:
         del one["area"]

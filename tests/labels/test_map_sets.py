@@ -118,6 +118,16 @@ def test_without_classes_json_the_values_are_the_classes(plain: Path, class_map:
     assert "there is no classes.json: the 5 values that occur are the classes" in data.train.findings[0]
 
 
+def test_masks_of_0_and_255_without_classes_json_are_told_why(plain: Path, class_map: Any) -> None:
+    (plain / "classes.json").unlink()
+    for file in plain.glob("labels/*/*.png"):
+        class_map(file, np.where(VALUES == 1, 255, 0))
+    with pytest.raises(InputError, match=r"only '0' is labelled .*there is no classes.json: .*255 is ignored"):
+        open_labels(plain, "maps")
+    (plain / "classes.json").write_text('{"0": "background", "255": "thing"}')
+    np.testing.assert_array_equal(open_labels(plain, "maps").val.labels(0), VALUES == 1)
+
+
 def test_without_splits_one_is_made(plain: Path) -> None:
     for kind in ("images", "labels"):
         for file in (plain / kind).glob("*/*"):
@@ -233,3 +243,81 @@ def test_coco_stuff(tmp_path: Path, picture: Any, class_map: Any, images: str, m
     class_map(tmp_path / maps / "val2017" / "val2017.png", VALUES + 11)
     with pytest.raises(InputError, match=re.escape("holds the values [11]")):
         open_labels(tmp_path, "maps")
+
+
+@pytest.fixture
+def cub(tmp_path: Path, picture: Any, class_map: Any) -> Path:
+    """Six birds of two classes, two each to train on, left over and scored on; grey where annotators disagree."""
+    rows, marks = [], []
+    for number in range(1, 7):
+        stem = f"00{number % 2 + 1}.Bird_{number % 2}/Bird_{number:04d}"
+        picture(tmp_path / "images" / f"{stem}.jpg")
+        class_map(tmp_path / "segmentations" / f"{stem}.png", np.array([0, 102, 255])[VALUES])
+        rows.append(f"{number} {stem}.jpg")
+        marks.append(f"{number} {(number - 1) // 2}")
+    (tmp_path / "images.txt").write_text("\n".join(rows) + "\n")
+    (tmp_path / "train_val_test_split.txt").write_text("\n".join(marks) + "\n")
+    return tmp_path
+
+
+def test_cub(cub: Path) -> None:
+    data = open_labels(cub, "maps")
+    assert [name[-6:] for name in data.train.images.names] == ["02.jpg", "01.jpg"]  # by class, then number
+    assert [name[-6:] for name in data.val.images.names] == ["06.jpg", "05.jpg"]
+    assert data.train.classes == data.val.classes == ("background", "bird")
+    assert data.val.grey
+    np.testing.assert_array_equal(data.val.stored(0), np.array([0, 102, 255])[VALUES])
+    np.testing.assert_array_equal(data.val.labels(0), VALUES == 2)
+    np.testing.assert_array_equal(data.val.class_counts(), [[800, 400]] * 2)
+    assert "maps are grey" in data.val.findings[0]
+    assert data.val.subset([1]).grey
+
+
+@pytest.mark.parametrize(("value", "label"), [(127, 0), (128, 1)])
+def test_grey_above_a_half_is_foreground(cub: Path, class_map: Any, value: int, label: int) -> None:
+    for file in cub.glob("segmentations/*/*.png"):
+        class_map(file, np.array([0, value, 255])[VALUES])
+    assert set(open_labels(cub, "maps").val.labels(0)[VALUES == 1]) == {label}
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA", "P"])
+def test_grey_maps_may_be_written_as_colours(cub: Path, mode: str) -> None:
+    for file in cub.glob("segmentations/*/*.png"):
+        Image.open(file).convert(mode).save(file)
+    np.testing.assert_array_equal(open_labels(cub, "maps").val.stored(0), np.array([0, 102, 255])[VALUES])
+
+
+def test_cub_without_a_list_or_training_images_is_one_set(cub: Path) -> None:
+    for file in [*cub.glob("images/*/*_0001.jpg"), *cub.glob("images/*/*_0002.jpg")]:
+        file.unlink()
+    data = open_labels(cub, "maps", val_share=None)
+    assert data.train is data.val
+    assert [name[-6:] for name in data.val.images.names] == ["06.jpg", "05.jpg"]
+    assert "none of the images is there that train_val_test_split.txt marks 0" in data.val.findings[1]
+    (cub / "train_val_test_split.txt").unlink()
+    (cub / "images.txt").unlink()
+    data = open_labels(cub, "maps", val_share=None)
+    assert len(data.val) == 4
+    assert "there is no train_val_test_split.txt" in data.val.findings[1]
+
+
+def test_missing_images_of_cubs_list_are_an_error(cub: Path) -> None:
+    next(cub.glob("images/*/*_0005.jpg")).unlink()
+    with pytest.raises(InputError, match="1 of the 2 images"):
+        open_labels(cub, "maps")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("train_val_test_split.txt", "1 0\n2 3\n", "0 (train), 1 (val) or 2 (test)"),
+        ("train_val_test_split.txt", "1 0\n77 2\n", "0 (train), 1 (val) or 2 (test)"),
+        ("train_val_test_split.txt", "1 0\n2\n", "0 (train), 1 (val) or 2 (test)"),
+        ("train_val_test_split.txt", "1 0\n2 1\n", "marks no image 2"),
+        ("images.txt", "1\n", "0 (train), 1 (val) or 2 (test)"),
+    ],
+)
+def test_other_lists_of_cub_are_refused(cub: Path, file: str, content: str, says: str) -> None:
+    (cub / file).write_text(content)
+    with pytest.raises(InputError, match=re.escape(says)):
+        open_labels(cub, "maps")

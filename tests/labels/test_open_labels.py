@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from regionssl.data.scenes import write_scenes
-from regionssl.errors import InputError
+from regionssl.errors import InputError, UnknownLayout
 from regionssl.labels.checks import listed_files
 from regionssl.labels.open import open_labels
 from regionssl.labels.overlap import shared_images
@@ -183,3 +183,23 @@ def test_too_few_images_for_two_splits(coco_set: Any) -> None:
     del coco_set.content["images"][0]
     with pytest.raises(InputError, match="at least two labelled images"):
         open_labels(coco_set.write(), "objects")
+
+
+def test_all_images_are_in_both_parts_where_no_share_is_given(many: Any) -> None:
+    data = open_labels(many.write(), "objects", val_share=None)
+    assert data.train is data.val
+    assert len(data.val) == 40
+    split = open_labels(split_set(many, "train.json", "val.json"), "objects", val_share=None)
+    assert (len(split.train), len(split.val)) == (39, 1)
+
+
+@pytest.mark.parametrize("task", ["objects", "maps", "classes"])
+def test_an_unknown_layout_is_told_from_labels_that_cannot_be_used(tmp_path: Path, many: Any, task: Any) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UnknownLayout):
+        open_labels(empty, task)
+    many.content["annotations"] = []
+    with pytest.raises(InputError) as raised:
+        open_labels(many.write(), "objects")
+    assert not isinstance(raised.value, UnknownLayout)

@@ -146,3 +146,12 @@ def test_parts_of_too_few_images_are_refused() -> None:
     for share in (0, 1):
         with pytest.raises(InputError, match="between 0 and 1"):
             train_val(labelled(np.ones((4, 1), np.int64)), share, 0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_images_without_a_class_come_after_one_of_each(seed: int) -> None:
+    counts = np.zeros((40, 3), np.int64)
+    counts[np.arange(9), np.arange(9) % 3] = 1
+    order = stratified_order(counts, [f"{i:02d}" for i in range(40)], seed)
+    assert set(counts[order[:3]].argmax(1)) == {0, 1, 2}
+    assert counts[order[:3]].any(1).all()

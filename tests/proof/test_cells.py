@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from fake_evaluator import FakeTask, labelled_images, start
 
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.labels.sets import Split
 from regionssl.proof.carry_out import CarriedOut, Effort, carry_out
 from regionssl.proof.cells import run_all
@@ -55,8 +56,8 @@ def test_a_plan_is_carried_out_once_and_read_afterwards(tmp_path: Path) -> None:
     lines = journal(tmp_path / "journal")
     assert [line["iterations"] for line in lines] == [25] * 4 + [100] * 12
     assert [line["start"] for line in lines[4:8]] == ["run", "random", "run", "random"]
-    assert [line["train"] for line in lines[4:10]] == [12, 12, 3, 3, 6, 6]
-    assert [line["seed"] for line in lines[4:]] == [0] * 6 + [1] * 6
+    assert [line["train"] for line in lines[4:]] == [12] * 4 + [3] * 4 + [6] * 4
+    assert [line["seed"] for line in lines[4:]] == [0, 0, 1, 1] * 3
     assert {name: choice.factor for name, choice in carried.choices.items()} == {"run": 1.0, "random": 1.0}
     again, _ = done(plan, tmp_path / "cells")
     assert table(again) == table(carried)
@@ -138,22 +139,53 @@ def test_side_by_side_gives_the_same_numbers_and_does_each_once(tmp_path: Path) 
         assert one.metrics == other.metrics
 
 
-def test_a_budget_leaves_out_seeds_first_and_then_middle_fractions(tmp_path: Path) -> None:
+def test_a_budget_leaves_out_middle_fractions(tmp_path: Path) -> None:
     """Each training says that it takes 1 s: 4 for the search, 2 for a block."""
     plan = make_plan(tmp_path, FakeTask())
-    carried, said = done(plan, tmp_path / "a", budget=10.5)
-    assert carried.blocks == [(1.0, 0), (0.25, 0), (0.5, 0)]
-    assert carried.left_out == [(1.0, 1), (0.25, 1), (0.5, 1)]
-    assert said[-1].startswith("the budget leaves out 3 of 6 parts of the plan, for every start: 1 of the labels with")
-    fewer, _ = done(plan, tmp_path / "b", budget=8)
-    assert fewer.blocks == [(1.0, 0), (0.25, 0)]
+    carried, said = done(plan, tmp_path / "a", budget=12.5)
+    assert carried.blocks == [(1.0, 0), (1.0, 1), (0.25, 0), (0.25, 1)]
+    assert carried.left_out == [(0.5, 0), (0.5, 1)]
+    assert said[-1].startswith("the budget leaves out 2 of 6 parts of the plan, for every start: 0.5 of the labels")
+    fewer, _ = done(plan, tmp_path / "b", budget=10.5)  # three would fit, and one seed of a fraction says nothing
+    assert fewer.blocks == [(1.0, 0), (1.0, 1)]
     least, _ = done(plan, tmp_path / "c", budget=0.1)
     assert least.blocks == [(1.0, 0)]
     found = compare(plan, least.results, least.blocks)
     assert [point.fraction for point in found.points] == [1.0, 1.0]
+    assert found.verdict.rule == 6
+    assert found.verdict.sentence.endswith("one seed, so nothing is known of the spread of trainings.")
     every, said = done(plan, tmp_path / "a", budget=1000)
     assert len(every.blocks) == 6
     assert not [line for line in said if "budget" in line]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_fraction_with_too_few_labels_is_left_out_and_said(processes: int, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, FakeTask(least=4))
+    carried, said = done(plan, tmp_path / "cells", processes)
+    assert {fraction for fraction, _ in carried.blocks} == {0.5, 1.0}
+    assert {fraction for _, (fraction, _) in carried.results} == {0.5, 1.0}
+    (line,) = (line for line in said if "is left out, for every start" in line)
+    assert re.fullmatch(r"0.25 of the labels is left out, .*: \w+, 0.25 of the labels, seed \d: 3 labels, not 4", line)
+    assert line in carried.remarks
+    assert compare(plan, carried.results, carried.blocks).verdict.sentence.count("2 label fractions") == 1
+    with pytest.raises(TooFewLabels, match="search: 10 labels, not 99"):
+        done(make_plan(tmp_path / "none", FakeTask(least=99)), tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["result.json", "drawn.npy", "per_image.npy"])
+@pytest.mark.parametrize("content", [b"", b"{"])
+def test_a_damaged_training_is_done_again(
+    name: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(tmp_path, FakeTask(journal=str(tmp_path / "journal")))
+    carried, _ = done(plan, tmp_path / "cells")
+    before, trained = table(carried), len(journal(tmp_path / "journal"))
+    next(iter(carried.results.values())).folder.joinpath(name).write_bytes(content)
+    again, _ = done(plan, tmp_path / "cells")
+    assert table(again) == before
+    assert len(journal(tmp_path / "journal")) == trained + 1
+    assert "was damaged, so it was trained again" in capsys.readouterr().err
 
 
 def test_a_killed_comparison_ends_with_the_same_table(tmp_path: Path) -> None:

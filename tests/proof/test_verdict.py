@@ -46,7 +46,14 @@ def test_the_first_rule_that_applies(leads: dict[str, Interval], rule: int, says
 
 def test_one_seed_is_said() -> None:
     verdict = judge("run", {"random": "random"}, {"random": UP}, Setting("miou", 10, 1, 1, 0.95))
+    assert verdict.rule == 6, "one seed is no evidence"
     assert verdict.sentence.endswith(
         "; 10 validation images, one seed, so nothing is known of the spread of trainings."
     )
     assert "95 % interval" in verdict.sentence
+
+
+def test_a_bound_that_rounds_to_zero_shows_its_side() -> None:
+    verdict = judge("run", {"random": "random"}, {"random": Interval(0.1, 0.0123, 0.3)}, SETTING)
+    assert "97.5 % interval 0.01 to 0.3" in verdict.sentence
+    assert verdict.rule == 3

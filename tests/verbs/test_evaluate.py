@@ -1,7 +1,9 @@
 """``evaluate`` from the command line: numbers, evidence, artefacts, and sentences for what cannot be used."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +12,17 @@ import numpy as np
 import pytest
 import torch
 from proof_inputs import labelled_scenes, make_run, weights_file
+from rich.console import Console
 from typer.testing import CliRunner
 
 from regionssl.cli import app
+from regionssl.data.scenes import write_scenes
 from regionssl.errors import InputError
-from regionssl.evaluation.outcome import Confusions
+from regionssl.evaluation.outcome import Confusions, Outcome
 from regionssl.evaluation.segmentation.pixel_probe import PixelProbeTask
-from regionssl.verbs.evaluate import evaluate
+from regionssl.evaluation.start import open_start
+from regionssl.evaluation.tasks import TASKS, load_protocol, protocol_names
+from regionssl.verbs.evaluate import evaluate, show_published
 
 SMALL = ["--set", "short_side=64", "--set", "pixels=600"]
 
@@ -35,6 +41,12 @@ def test_a_run_is_evaluated_and_everything_written(labels: Path, tmp_path: Path)
     kept = json.loads((out / "outcome.json").read_text())
     assert kept["settings"]["short_side"] == 64
     assert kept["protocol"] == "pixel_probe"
+    changes = ["pixels: 40000 -> 600", "short_side: 320 -> 64"]
+    assert kept["changes"] == changes
+    source = load_protocol("pixel_probe").about.source
+    assert kept["about"]["source"] == source
+    assert f"settings of pixel_probe: {source}" in said.output
+    assert f"changed here: {'; '.join(changes)}" in said.output
     assert kept["weights"] == f"run {json.loads((run / 'weights.json').read_text())['sha256']}"
     assert set(kept["versions"]) >= {"torch", "regionssl"}
     assert kept["data"]["source"] == str(labels.resolve())
@@ -49,6 +61,31 @@ def test_a_run_is_evaluated_and_everything_written(labels: Path, tmp_path: Path)
     )
     assert isinstance(again.exception, InputError)
     assert "already holds outcome.json" in str(again.exception)
+
+
+@pytest.mark.parametrize("changes", [[], ["iterations=1"]])
+def test_papers_rows_are_said_to_be_of_other_settings(changes: list[str]) -> None:
+    protocol = load_protocol("segmentation", "ade20k_fcn", changes)
+    outcome = Outcome("mIoU", {"mIoU": 12.3}, {}, Confusions(np.ones((1, 2, 2), np.int64)), {}, 1.0)
+    console = Console(record=True, width=400, file=io.StringIO())
+    show_published(protocol, outcome, open_start("random", "resnet50"), console)
+    said = console.export_text()
+    assert "settings of ade20k_fcn: settings not published" in said
+    assert "37.9" in said
+    apart = "changed here, so the papers' rows are of other settings: iterations: 80000 -> 1"
+    assert (apart in said) == ("measured here, with other settings" in said) == bool(changes)
+
+
+def test_the_help_names_all_tasks_and_recipes_all_protocols() -> None:
+    wide = {"COLUMNS": "300", "TERMINAL_WIDTH": "300"}
+    said = CliRunner().invoke(app, ["evaluate", "--help"], env=wide).output
+    assert ", ".join(TASKS) in " ".join(said.split())
+    assert "regionssl recipes" in said
+    listed = CliRunner().invoke(app, ["recipes"], env=wide).output
+    rows = [re.split(r"\s*[│|]\s*", line.strip("│ ")) for line in listed.splitlines()]
+    for task in TASKS:
+        for name in protocol_names(task):
+            assert [task, name, load_protocol(task, name).about.summary] in rows, name
 
 
 def test_two_evaluations_are_equal_to_the_last_digit(labels: Path, tmp_path: Path) -> None:
@@ -89,6 +126,31 @@ def test_bad_input_is_a_sentence(labels: Path, tmp_path: Path, weights: str, opt
     with pytest.raises(InputError, match=says):
         raise result.exception
     assert not (tmp_path / "out" / "outcome.json").exists()
+
+
+def test_what_trains_nothing_scores_all_images_and_says_so(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", 5, size=48)
+    command = ["evaluate", "random", "--backbone", "resnet18", "--data", str(tmp_path / "scenes")]
+    options = ["--task", "unsupervised_objects", "--set", "size=64", "--set", "clusters=2", "--device", "cpu"]
+    said = CliRunner().invoke(app, [*command, *options, "--out", str(tmp_path / "a")])
+    assert "none of the 9 classes (0, 1, 2, 3, 4, 5, ...) is called background" in str(said.exception)
+    said = CliRunner().invoke(app, [*command, *options, "--set", 'background=["0"]', "--out", str(tmp_path / "b")])
+    assert said.exit_code == 0, said.output
+    assert "5 images, all to score on (nothing is trained, and no split is given), 9 classes" in said.output
+    assert "to train on" not in said.output
+    assert len(np.load(tmp_path / "b" / "evidence.npz")["counts"]) == 5
+
+
+def test_objects_of_any_area_are_scored(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", 5, size=48)
+    file = tmp_path / "scenes" / "annotations.json"
+    content = json.loads(file.read_text())
+    for one in content["annotations"]:
+        one["area"] = 1e11
+    file.write_text(json.dumps(content))
+    settings = ["iterations=1", "batch_size=2", "train_sizes=[48]", "test_size=48", "max_size=64", "pictures=0"]
+    outcome = evaluate("random", "detection", file, tmp_path / "out", backbone="resnet18", set=settings, device="cpu")
+    assert outcome.value >= 0
 
 
 def test_a_lost_loader_process_is_a_sentence(labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

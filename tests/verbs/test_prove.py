@@ -68,6 +68,11 @@ def test_a_comparison_writes_its_files_and_comes_out_the_same_again(labels: Path
     again = CliRunner().invoke(app, [*arguments, "--out", str(out)])
     assert again.exit_code == 0
     assert again.output.count("found done") == 8
+    (elsewhere / "leakage.json").write_text("{")  # looked for again
+    (elsewhere / "plan.json").write_text("")
+    damaged = CliRunner().invoke(app, [*arguments, "--out", str(elsewhere)])
+    assert isinstance(damaged.exception, InputError)
+    assert "plan.json is damaged" in str(damaged.exception)
     other = CliRunner().invoke(app, [*arguments, "--out", str(out), "--seeds", "1"])
     assert isinstance(other.exception, InputError)
     assert "seeds: 2 -> 1" in str(other.exception)

@@ -53,7 +53,7 @@ class FineTuneTask(TrainingSettings):
         saved = SavedTraining(out, self, start, data.train, seed, device)
         self.train(network, optimiser, data.train, exclusive, start, seed, device, saved)
         scores = self._scores(network.eval(), data.val, start, device)
-        return write_outcome(score(scores, data.val, exclusive), scores, data.val, out, began)
+        return write_outcome(score(scores, data.val, exclusive), scores, data.val, out, began - saved.earlier)
 
     @torch.no_grad()
     def _scores(self, network: nn.Module, val: ClassSet, start: Start, device: str) -> np.ndarray:

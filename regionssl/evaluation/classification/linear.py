@@ -72,7 +72,7 @@ class LinearTask(TrainingSettings):
         self.train(heads, optimiser, data.train, exclusive, start, seed, device, saved)
         scores = self._scores(heads, data.val, start, device)
         found = [score(one, data.val, exclusive) for one in scores]
-        return write_outcome(_joined(names, found), scores[-1], data.val, out, began)
+        return write_outcome(_joined(names, found), scores[-1], data.val, out, began - saved.earlier)
 
     @torch.no_grad()
     def _scores(self, heads: Heads, val: ClassSet, start: Start, device: str) -> np.ndarray:

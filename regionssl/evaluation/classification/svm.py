@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from regionssl.counted import Stream, generator, integer
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.evaluation.classification.artefacts import write_outcome
 from regionssl.evaluation.classification.checks import one_class_each
 from regionssl.evaluation.classification.features import FeatureSettings, Reading
@@ -167,11 +167,11 @@ def few(truth: np.ndarray, shots: int, name: str, seed: int, sample: int, c: int
         truth: (N,) 1 shown, 0 not, -1 unsure, which is not drawn.
 
     Raises:
-        InputError: too few show it.
+        TooFewLabels: too few show it.
     """
     positives, negatives = np.flatnonzero(truth == 1), np.flatnonzero(truth == 0)
     if len(positives) < shots:
-        raise InputError(f"{shots} shots need as many images of {name}, and there are {len(positives)}; lower shots")
+        raise TooFewLabels(f"{shots} shots need as many images of {name}, and there are {len(positives)}; lower shots")
     rng = generator(seed, Stream.SPLITS, sample, c)
     shown, others = rng.permutation(positives)[:shots], rng.permutation(negatives)[: _NEGATIVES * shots]
     return np.concatenate([shown, others])

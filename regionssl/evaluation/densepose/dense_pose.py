@@ -90,7 +90,8 @@ class DensePoseTask(DetectorSettings, TrainingSettings):
         if surface is not None:
             _check_parts(surface, [*poses, *samples.poses])
         model = self._detector(start, len(data.train.classes), seed)
-        losses = fit(model, samples, self, seed, device, SavedTraining(out, self, start, data.train, seed, device))
+        saved = SavedTraining(out, self, start, data.train, seed, device)
+        losses = fit(model, samples, self, seed, device, saved)
         found = [detections(output) for output in outputs(model, data.val, device, self.precision)]
         scores, evidence = dense_scores(coco(data.val), poses, found, similarity)
         metrics = {f"{self.score}_{name}": value for name, value in scores.items()}
@@ -99,7 +100,8 @@ class DensePoseTask(DetectorSettings, TrainingSettings):
         table = evidence.precisions(np.arange(len(data.val)))
         per_class = dict(zip(data.val.classes, table.mean(0).tolist(), strict=True))
         artefacts = self._write(out, found, data.val, table, evidence, losses)
-        return Outcome(f"{self.score}_ap", metrics, per_class, evidence, artefacts, time.perf_counter() - began)
+        seconds = saved.earlier + time.perf_counter() - began
+        return Outcome(f"{self.score}_ap", metrics, per_class, evidence, artefacts, seconds)
 
     def similarity(self, surface: SurfaceTable | None) -> Similarity:
         """What poses are compared by. Says on the standard error when it is not the published metric.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.evaluation.densepose.annotations import SIDE, DensePose, read_dense_pose
 from regionssl.evaluation.densepose.surface import SurfaceTable
 from regionssl.evaluation.detection.samples import InputSettings, Samples, Target
@@ -17,7 +17,8 @@ def dense_poses(data: ObjectSet) -> tuple[tuple[DensePose | None, ...], ...]:
     """The dense pose of every object of every image; None for crowds and where nothing is annotated.
 
     Raises:
-        InputError: an annotation cannot be used, or there is none.
+        InputError: an annotation cannot be used.
+        TooFewLabels: there is none.
     """
     found = tuple(
         tuple(
@@ -29,7 +30,7 @@ def dense_poses(data: ObjectSet) -> tuple[tuple[DensePose | None, ...], ...]:
         for one, name in zip(data.objects, data.images.names, strict=True)
     )
     if all(pose is None or not len(pose.places) for one in found for pose in one):
-        raise InputError(
+        raise TooFewLabels(
             f"none of the {len(data)} images has an object with dense pose; give a COCO json with dp_x, dp_y, dp_I, "
             "dp_U, dp_V and dp_masks"
         )

@@ -60,7 +60,9 @@ class DetectionTask(_Settings):
         """
         began = time.perf_counter()
         coco_tools()
-        found, losses = _trained(self, self.detector, start, data, False, out, seed, device)
+        saved = SavedTraining(out, self, start, data.train, seed, device)
+        found, losses = _trained(self, self.detector, start, data, False, saved, seed, device)
+        began -= saved.earlier
         if self.metric == "coco":
             scores, evidence = coco_scores(coco(data.val), coco_results(found), "bbox")
         else:
@@ -88,7 +90,9 @@ class InstanceTask(_Settings):
         began = time.perf_counter()
         coco_tools()
         _check_masks(data)
-        found, losses = _trained(self, self.detector, start, data, True, out, seed, device)
+        saved = SavedTraining(out, self, start, data.train, seed, device)
+        found, losses = _trained(self, self.detector, start, data, True, saved, seed, device)
+        began -= saved.earlier
         truth, results = coco(data.val), coco_results(found)
         masks, evidence = coco_scores(truth, results, "segm")
         boxes, _ = coco_scores(truth, results, "bbox")
@@ -103,7 +107,7 @@ def _trained(
     start: Start,
     data: Split[ObjectSet],
     masks: bool,
-    out: Path,
+    saved: SavedTraining,
     seed: int,
     device: str,
 ) -> tuple[list[Detections], list[float]]:
@@ -112,7 +116,7 @@ def _trained(
         raise InputError(f"none of the {len(data.val)} validation images has an object; there is nothing to score")
     samples = Samples(data.train, settings, seed, masks)
     model = build(kind, start, len(data.train.classes), settings, seed)
-    losses = fit(model, samples, settings, seed, device, SavedTraining(out, settings, start, data.train, seed, device))
+    losses = fit(model, samples, settings, seed, device, saved)
     with torch.random.fork_rng(devices=[]):
         return detect(model, data.val, device, settings.precision), losses
 

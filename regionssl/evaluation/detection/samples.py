@@ -16,7 +16,7 @@ from regionssl import geometry
 from regionssl.config import Config
 from regionssl.counted import Stream, generator
 from regionssl.data.decode import UnreadableImage
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.labels.sets import Objects, ObjectSet
 
 PADDING = 0.5
@@ -102,7 +102,7 @@ class Samples:
         masks, keypoints: whether targets hold them.
 
     Raises:
-        InputError: no image has an object.
+        TooFewLabels: no image has an object.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Samples:
         self.data, self.settings, self.seed, self.masks, self.keypoints = data, settings, seed, masks, keypoints
         used = [i for i, one in enumerate(data.objects) if not settings.skip_empty or not one.crowd.all()]
         if not any((~one.crowd).any() for one in data.objects):
-            raise InputError(f"none of the {len(data)} training images has an object; give labels with objects")
+            raise TooFewLabels(f"none of the {len(data)} training images has an object; give labels with objects")
         self.positions = np.array(used, np.int64)
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -54,7 +54,7 @@ class TrainingSettings(Config):
     iterations: int = Field(90_000, ge=1)
     warmup: int = Field(1000, ge=0)
     warmup_start: float = Field(0.001, ge=0, le=1)
-    drops: tuple[float, ...] = (60_000, 80_000)
+    drops: tuple[Annotated[float, Field(gt=0)], ...] = (60_000, 80_000)
     clip: float | None = Field(None, gt=0)
     precise_norm: int = Field(0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -35,8 +35,9 @@ class SegmentationTask(SegmentationConfig):
         """
         began = time.perf_counter()
         network = build(start, self, len(data.train.classes), seed)
-        train(network, self, data.train, start, seed, device, SavedTraining(out, self, start, data.train, seed, device))
-        return judge(self._predictions(network, start, data.val, device), data.val, out, began)
+        saved = SavedTraining(out, self, start, data.train, seed, device)
+        train(network, self, data.train, start, seed, device, saved)
+        return judge(self._predictions(network, start, data.val, device), data.val, out, began - saved.earlier)
 
     @torch.no_grad()
     def _predictions(
