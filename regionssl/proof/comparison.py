@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def compare(plan: Plan, results: Results, blocks: Sequence[Block]) -> Comparison
             fraction,
             len(plan.positions[fraction, 0]),
             tuple(scores[name, fraction].values.tolist()),
-            interval([(scores[name, fraction], None)], plan.seed),
+            _of_a_score(interval([(scores[name, fraction], None)], plan.seed)),
         )
         for name in names
         for fraction in fractions
@@ -97,6 +97,11 @@ def compare(plan: Plan, results: Results, blocks: Sequence[Block]) -> Comparison
 def _scores(results: Results, name: str, fraction: float, blocks: Sequence[Block]) -> Scores:
     found = [results[name, block] for block in sorted(blocks) if block[0] == fraction]
     return Scores(np.array([one.value for one in found]), np.stack([one.drawn for one in found]))
+
+
+def _of_a_score(found: Interval) -> Interval:
+    """An interval that was widened below 0, where no score lies, cut there."""
+    return replace(found, low=max(found.low, 0.0))
 
 
 def _classes(

@@ -96,7 +96,10 @@ def without_leaks(data: Split[Any], leakage: Leakage) -> Split[Any]:
             f"all {len(data.val)} validation images are near-copies of training or unlabelled images (leakage.csv "
             "lists them), so nothing is left to score; take a validation split of other scenes"
         )
-    return data if len(kept) == len(data.val) else Split(data.train, data.val.subset(kept.tolist()))
+    if len(kept) == len(data.val):
+        return data
+    val = data.val.subset(kept.tolist())
+    return Split(val if data.train is data.val else data.train, val)
 
 
 def _listed(first: str, second: str, test: str, pairs: Pairs, images: Mapping[str, ImageList]) -> list[Listed]:

@@ -80,7 +80,9 @@ def images_to_compare(
                 remarks.append(found)
             elif found is not None and found.fingerprint not in {one.fingerprint for one in images.values()}:
                 images["unlabelled" if not images else f"unlabelled, {start.name}"] = found
-    return {**images, "train": data.train.images, "val": data.val.images}, remarks
+    if data.train is not data.val:
+        images["train"] = data.train.images
+    return {**images, "val": data.val.images}, remarks
 
 
 def images_of_run(start: Start) -> ImageList | str | None:

@@ -92,9 +92,12 @@ def prove(
     starts = open_starts(runs, against or ["random"], backbone)
     for start in starts:
         try_out(start, maps_of(protocol.settings))
-    labels = open_data(protocol.task, Path(data))
+    labels = open_data(protocol.task, Path(data), whole=True)
     check_folder(out)
     notes = described(labels)
+    if not protocol.task.trains and chosen != (1.0,):
+        chosen = (1.0,)
+        notes += [f"{task} trains nothing on labels, so there is one fraction, all of them"] if fractions else []
     say(console, *notes)
     with claimed(out):
         leakage, looked = look_for_leaks(out, labels, starts, unlabelled, str(place), lambda line: say(console, line))

@@ -189,8 +189,10 @@ def test_the_images_of_a_run_are_those_that_it_names(tmp_path: Path) -> None:
     assert "gone or have changed" in str(images_of_run(start("run", str(run))))
     assert images_of_run(start("random")) is None
     assert "not at hand" in str(images_of_run(start("imagenet")))
-    images, remarks = images_to_compare(Split(labelled, labelled), [start("random"), start("imagenet")], None)
+    starts = [start("random"), start("imagenet")]
+    images, remarks = images_to_compare(Split(labelled, labelled_images(tmp_path / "val", 2, seed=1)), starts, None)
     assert list(images) == ["train", "val"]
+    assert list(images_to_compare(Split(labelled, labelled), starts, None)[0]) == ["val"], "nothing is trained"
     assert len(remarks) == 1
 
 

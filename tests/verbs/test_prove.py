@@ -5,7 +5,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from proof_inputs import labelled_scenes, make_run
 from typer.testing import CliRunner
 
@@ -193,3 +195,25 @@ def test_several_values_in_a_row_belong_to_their_option() -> None:
         *("run1", "run2", "--against", "random", "--against", "imagenet", "--task", "x"),
         *("--fractions", "0.1", "--fractions", "1", "--seeds", "3"),
     ]
+
+
+def test_a_task_that_trains_nothing_scores_all_images_at_one_fraction(run: Path, scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "other" / "noise.png")
+    out, settings = tmp_path / "out", ["size=64", "boxes=2", "scales=[0.25]"]
+    found = prove(
+        [str(run)],
+        "correspondence",
+        scenes,
+        out,
+        set=settings,
+        fractions=[0.5, 1],
+        draws=100,
+        unlabelled=tmp_path / "other",
+    )
+    assert {(point.fraction, point.images) for point in found.points} == {(1.0, 32)}
+    assert json.loads((out / "plan.json").read_text())["data"]["images"] == "32 train, 32 val"
+    page = (out / "proof.html").read_text()
+    assert "correspondence trains nothing on labels, so there is one fraction, all of them" in page
+    assert "looked for near-copies among 1 unlabelled, 32 val images" in page
