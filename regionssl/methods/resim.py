@@ -194,9 +194,8 @@ class ReSim(Moco):
         """
         groups, part = self.groups(len(batch)), rows(batch)
         with torch.autocast(features.device.type, enabled=False):
-            features = full_precision(features)
             grid = window_grid(batch.crops[0].size, level.window, level.step).to(features.device)
-            query = unit(precise_roi_pool(features, grid.expand(len(batch), -1, -1), level.stride))
+            query = unit(precise_roi_pool(full_precision(features), grid.expand(len(batch), -1, -1), level.stride))
             positives, valid, negatives = keys.positives[part], keys.valid[part].view(groups, -1), keys.negatives
             if level.negatives == "all":
                 query, positives, negatives = (tensor.flatten(0, 1) for tensor in (query, positives, negatives))
