@@ -15,7 +15,7 @@ def lost_loader(error: RuntimeError) -> str | None:
         return None
     return (
         f"a loader process was ended from outside ({match[0].strip()}), often for want of memory or shared "
-        "memory, of which `regionssl doctor` tells; fewer loader processes take less of both"
+        "memory, of which `regionssl doctor` tells"
     )
 
 

@@ -61,9 +61,11 @@ def run(
             tell(monitor.fail(trainer.step), log)
             raise
         except RuntimeError as error:
-            if (said := lost_loader(error) or lost_process(error, world.size)) is None:
+            loader = lost_loader(error)
+            if (said := loader or lost_process(error, world.size)) is None:
                 raise
-            raise InputError(f"{said}; the last checkpoint is whole: go on with --resume") from error
+            fewer = " and fewer --workers" if loader else ""
+            raise InputError(f"{said}; the last checkpoint is whole: go on with --resume{fewer}") from error
     return trainer.step >= trainer.total_steps, stop.requested
 
 

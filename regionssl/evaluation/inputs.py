@@ -16,8 +16,13 @@ _WORKERS = 8
 
 
 def worker_count(device: torch.device) -> int:
-    """Processes that read images for this one; none on a CPU, which they would only slow down."""
-    return min(_WORKERS, max(1, usable_cores() // current_world().size)) if device.type == "cuda" else 0
+    """Processes that read images for this one; none on a CPU, which they would only slow down.
+
+    Each GPU of the machine has its share of the cores, for another process may use it.
+    """
+    if device.type != "cuda":
+        return 0
+    return min(_WORKERS, max(1, usable_cores() // max(1, current_world().size, torch.cuda.device_count())))
 
 
 def load_image(images: ImageList, i: int) -> Image.Image:

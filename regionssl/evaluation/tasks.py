@@ -27,7 +27,6 @@ from regionssl.evaluation.start import Start
 from regionssl.evaluation.unsupervised_objects import ObjectsTask
 from regionssl.labels.open import VAL_SHARE, open_labels
 from regionssl.labels.sets import ClassSet, Split
-from regionssl.labels.splits import train_val
 
 Kind = Literal["objects", "maps", "classes", "images"]
 PROTOCOLS = Path(__file__).parent / "protocols"
@@ -157,12 +156,24 @@ def load_protocol(task: str, protocol: str | None = None, assignments: Sequence[
     about, tree = _read(path, task)
     namesake = path.parent != PROTOCOLS and path.stem in protocol_names(task)
     published = _read(PROTOCOLS / f"{path.stem}.yaml", task)[1] if namesake else tree
-    before = to_plain(parse(kind.config, published, f"protocol {path.name}"))
+    before = _plain(kind, published)
     for key, value in parse_overrides(assignments):
         override(tree, key, value)
     settings = parse(kind.config, tree, f"protocol {path.name}")
-    changes = tuple(differences(before, to_plain(settings)))
+    changes = () if before is None else tuple(differences(before, _deciding(to_plain(settings))))
     return ProtocolFile(path.stem, about, kind, cast(Evaluator, settings), changes)
+
+
+def _plain(kind: Task, tree: dict[str, Any]) -> dict[str, Any] | None:
+    """Settings that decide numbers; None if they are not valid as they stand."""
+    try:
+        return _deciding(to_plain(parse(kind.config, tree, "protocol")))
+    except InputError:
+        return None
+
+
+def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in ("pictures", "workers", "jobs")}
 
 
 def _read(path: Path, task: str) -> tuple[AboutProtocol, dict[str, Any]]:
@@ -190,20 +201,18 @@ def _find(protocol: str, task: str) -> Path:
     raise InputError(f"no protocol or file called {protocol!r}{nearest(protocol, protocol_names(task))}")
 
 
-def open_data(task: Task, path: Path, whole: bool = False) -> Split[Any]:
+def open_data(task: Task, path: Path) -> Split[Any]:
     """The labels of a task, of the first of its kinds that ``path`` holds.
 
-    Args:
-        whole: score all images where there is no validation split, if the task trains nothing.
+    A task that trains nothing scores all images where there is no validation split.
 
     Raises:
         InputError: it holds none of them, or labels that cannot be used; only these are spoken of where there are some.
     """
-    whole = whole and not task.trains
     unusable, unknown = dict[str, Kind](), dict[str, Kind]()
     for kind in task.kinds:
         try:
-            return _images(path, whole) if kind == "images" else open_labels(path, kind, None if whole else VAL_SHARE)
+            return _images(path) if kind == "images" else open_labels(path, kind, VAL_SHARE if task.trains else None)
         except UnknownLayout as error:
             unknown.setdefault(str(error), kind)
         except InputError as error:
@@ -212,14 +221,11 @@ def open_data(task: Task, path: Path, whole: bool = False) -> Split[Any]:
     raise InputError("\n".join(f"as {kind}: {said}" if len(problems) > 1 else said for said, kind in problems.items()))
 
 
-def _images(path: Path, whole: bool) -> Split[ClassSet]:
-    """Images without labels, half of them to be scored, or all."""
+def _images(path: Path) -> Split[ClassSet]:
+    """Images without labels, all of them to be scored."""
     images, _ = scan(find_images(path))
     labelled = ClassSet(images, np.ones((len(images), 1), np.int8), ("image",))
-    if whole:
-        return Split(labelled, labelled)
-    train, val = train_val(labelled, 0.5, 0)
-    return Split(labelled.subset(train.tolist()), labelled.subset(val.tolist()))
+    return Split(labelled, labelled)
 
 
 def with_settings(evaluator: Evaluator, changes: Mapping[str, Any]) -> Evaluator:

@@ -72,6 +72,7 @@ class ObjectsTask(Config):
     """
 
     task: ClassVar[str] = "unsupervised_objects"
+    revision: ClassVar[int] = 1  # classes that are background must be named
 
     clusters: int = Field(5, ge=2)
     size: int = Field(1280, ge=32)
@@ -182,7 +183,7 @@ def foreground(labelled: ObjectSet | MapSet, i: int, background: tuple[str, ...]
             shares = labelled.stored(i)
             return shares, np.ones(shares.shape, bool)
         behind = [c for c, name in enumerate(labelled.classes) if name in background]
-        if background and not behind:
+        if not {*background} <= {*labelled.classes}:
             raise _no_background(labelled.classes, background)
         labels = labelled.labels(i)
         return (labels >= 0) & ~np.isin(labels, behind), labels >= 0 if behind else np.ones(labels.shape, bool)
@@ -198,9 +199,10 @@ def foreground(labelled: ObjectSet | MapSet, i: int, background: tuple[str, ...]
 
 def _no_background(classes: tuple[str, ...], background: tuple[str, ...]) -> InputError:
     shown = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
+    missing = " or ".join(name for name in background if name not in classes)
     example = json.dumps(classes[:1])
     return InputError(
-        f"none of the {len(classes)} classes ({shown}) is called {' or '.join(background)}, so all of them would be "
+        f"none of the {len(classes)} classes ({shown}) is called {missing}, so background would count as "
         f"foreground; say which are not, such as --set 'background={example}', or --set 'background=[]' if background "
         "is what has no label. Grey masks like CUB's are read in CUB's own folders (docs/labels.md)"
     )

@@ -64,7 +64,7 @@ def carry_out(plan: Plan, store: Store, effort: Effort, report: Report, say: Cal
 
     Raises:
         InputError: a training failed; those that are done stay.
-        TooFewLabels: no fraction can be trained on.
+        TooFewLabels: not even the largest fraction can be trained on.
     """
     remarks: list[str] = []
 
@@ -103,10 +103,13 @@ def carry_out(plan: Plan, store: Store, effort: Effort, report: Report, say: Cal
 
     blocks = plan.blocks
     first = train(blocks[:1])
+    for error in lacking.values():
+        raise error  # the smaller fractions are parts of this one
     count = len(blocks)
     if effort.budget is not None:
         spent = effort.spent + sum(result.seconds for result in found.values()) / effort.processes + first
-        count = without_a_lone_seed(blocks, blocks_that_fit(len(blocks), spent, first, effort.budget))
+        fit = blocks_that_fit(len(blocks), spent, first, effort.budget)
+        count = fit - fit % plan.seeds if fit > plan.seeds else fit  # the verdict needs all seeds of a fraction
     if count < len(blocks):
         remark(left_out_sentence(blocks[count:], plan))
     train(blocks[1:count])
@@ -116,8 +119,6 @@ def carry_out(plan: Plan, store: Store, effort: Effort, report: Report, say: Cal
     for fraction, error in lacking.items():
         remark(f"{fraction:.4g} of the labels is left out, for every start: {error}")
     trained = [block for block in blocks[:count] if block[0] not in lacking]
-    if not trained:
-        raise next(iter(lacking.values()))
     kept = {key: result for key, result in results.items() if key[1] in trained}
     return CarriedOut(kept, trained, blocks[count:], remarks, choices, seconds)
 
@@ -125,13 +126,6 @@ def carry_out(plan: Plan, store: Store, effort: Effort, report: Report, say: Cal
 def _training(plan: Plan, name: str, block: Block, choice: Choice) -> Training:
     start = next(start for start in plan.starts if start.name == name)
     return plan.training(start, block, scaled(plan.evaluator, choice.factor))
-
-
-def without_a_lone_seed(blocks: Sequence[Block], count: int) -> int:
-    """How many blocks to train if so many fit: with one seed of a fraction there could be no evidence."""
-    started = [block[0] for block in blocks[:count]]
-    lone = count > 1 and started.count(started[-1]) == 1 and [block[0] for block in blocks].count(started[-1]) > 1
-    return count - lone
 
 
 def left_out_sentence(blocks: Sequence[Block], plan: Plan) -> str:

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,15 @@ def _labels(val: Labelled, i: int) -> Any:
 
 
 def _predictions(val: Labelled, result: Result) -> list[Any]:
-    """As :func:`_labels`, of every image; nothing if the evaluator left none in a known form."""
+    """As :func:`_labels`, of every image; nothing if the evaluator left none in a known form, or they are damaged."""
     path = result.artefacts.get("predictions")
-    if path is None or not path.exists():
+    try:
+        return _read(val, path) if path is not None and path.exists() else []
+    except (OSError, ValueError, LookupError, TypeError):
         return []
+
+
+def _read(val: Labelled, path: Path) -> list[Any]:
     if isinstance(val, MapSet):
         maps = [path / f"{i:06d}.png" for i in range(len(val))]
         return [np.asarray(Image.open(one)) for one in maps] if all(one.is_file() for one in maps) else []

@@ -100,8 +100,8 @@ def _scores(results: Results, name: str, fraction: float, blocks: Sequence[Block
 
 
 def _of_a_score(found: Interval) -> Interval:
-    """An interval that was widened below 0, where no score lies, cut there."""
-    return replace(found, low=max(found.low, 0.0))
+    """An interval that reaches beyond where scores lie, cut there."""
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, max(found.mean, 100.0)))
 
 
 def _classes(

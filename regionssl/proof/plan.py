@@ -57,6 +57,8 @@ class Training:
             "seed": self.seed,
             "draws": [self.draws, self.draw_seed],
         }
+        if revision := getattr(self.evaluator, "revision", 0):
+            identity["revision"] = revision
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -91,15 +93,12 @@ class Plan:
 
     @property
     def blocks(self) -> list[Block]:
-        """The most telling first: two seeds of the largest fraction, the smallest and on inwards; then the others."""
+        """The most telling first: all seeds of the largest fraction, of the smallest, and on inwards."""
         order = list[float]()
         left = list(self.fractions)
         while left:
             order.append(left.pop(0 if len(order) % 2 else -1))
-        firsts = range(min(2, self.seeds))
-        return [(fraction, seed) for fraction in order for seed in firsts] + [
-            (fraction, seed) for seed in range(2, self.seeds) for fraction in order
-        ]
+        return [(fraction, seed) for fraction in order for seed in range(self.seeds)]
 
     @cached_property
     def weights(self) -> dict[str, str]:

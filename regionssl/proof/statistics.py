@@ -1,7 +1,7 @@
 """Means, and intervals of paired differences over images and seeds.
 
-The images of the validation set and the seeds of the trainings are both drawn with replacement. All starts share the
-drawn images and seeds, so what is hard for every start cancels in a difference.
+All starts share the drawn images of the validation set and the seeds of the trainings, so what is hard for every start
+cancels in a difference.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from regionssl.counted import Stream, generator
 from regionssl.evaluation.outcome import Evidence
 
 LEVEL = 0.95
+_ROUNDING = 1e-9
+_PER_DRAW = 200
+"""Draws of the error over seeds for each draw of images: few would leave the ends of a t distribution to chance."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,11 @@ class Interval:
 
     @property
     def above(self) -> bool:
-        return self.low > 0
+        return self.low > _ROUNDING
 
     @property
     def below(self) -> bool:
-        return self.high < 0
+        return self.high < -_ROUNDING
 
 
 def drawn_metrics(evidence: Evidence, draws: int, seed: int) -> np.ndarray:
@@ -71,38 +74,28 @@ def _metrics(evidence: Evidence, samples: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def interval(parts: Sequence[tuple[Scores, Scores | None]], seed: int, level: float = LEVEL) -> Interval:
-    """The mean, over fractions, of a start's metric or of its lead over another, with a percentile interval.
+    """The mean, over fractions, of a start's metric or of its lead over another, with its interval.
 
-    With few seeds a plain bootstrap over them is too narrow, so deviations from their mean are widened by
-    sqrt(S / (S - 1)). One seed says nothing about the spread between trainings; its interval covers images alone.
+    Images are drawn with replacement. To each draw comes the error of a mean over few seeds: Student's t with S - 1
+    degrees of freedom, times the standard error of the mean over seeds. One seed says nothing about the spread between
+    trainings; its interval covers images alone.
 
     Args:
-        parts: of each fraction the start's scores, and those of the start it is compared with, if any.
+        parts: of each fraction the start's scores, and those of the start it is compared with, if any. Of seeds that
+            not all fractions have, no spread is taken.
         level: of the interval, 0.95 for 95 %.
     """
-    means, totals = [], []
-    most = max(len(scores.values) for scores, _ in parts)
-    draws = parts[0][0].drawn.shape[1]
-    uniform = np.array([generator(seed, Stream.BOOTSTRAP, draw, 1).random(most) for draw in range(draws)])
-    for scores, other in parts:
-        values = scores.values - (other.values if other else 0.0)
-        drawn = scores.drawn - (other.drawn if other else 0.0)
-        means.append(float(values.mean()))
-        totals.append(_over_seeds(drawn, uniform))
-    samples = np.mean(totals, 0)
+    leads = [scores.values - (other.values if other else 0.0) for scores, other in parts]
+    drawn = [(scores.drawn - (other.drawn if other else 0.0)).mean(0) for scores, other in parts]
+    mean = float(np.mean([lead.mean() for lead in leads]))
+    samples = np.mean(drawn, 0)
     samples = samples[np.isfinite(samples)]
     if not len(samples):
-        return Interval(float(np.mean(means)), math.nan, math.nan)
+        return Interval(mean, math.nan, math.nan)
+    seeds = min(len(lead) for lead in leads)
+    if seeds > 1:
+        error = np.mean([lead[:seeds] for lead in leads], 0).std(ddof=1) / math.sqrt(seeds)
+        student = generator(seed, Stream.BOOTSTRAP, seeds, 1).standard_t(seeds - 1, (len(samples), _PER_DRAW))
+        samples = (samples[:, None] + error * student).ravel()
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(np.mean(means)), float(low), float(high))
-
-
-def _over_seeds(drawn: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """(R,): of each draw the mean over drawn seeds, its deviation from the mean over all seeds widened."""
-    seeds = len(drawn)
-    centre = drawn.mean(0)
-    if seeds == 1:
-        return np.asarray(centre)
-    chosen = np.floor(uniform[:, :seeds] * seeds).astype(np.int64)
-    mean = np.take_along_axis(drawn.T, chosen, 1).mean(1)
-    return np.asarray(centre + math.sqrt(seeds / (seeds - 1)) * (mean - centre))
+    return Interval(mean, float(low), float(high))

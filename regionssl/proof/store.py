@@ -82,8 +82,10 @@ class Store:
                 np.load(folder / DRAWN),
                 np.load(folder / PER_IMAGE),
             )
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        except (FileNotFoundError, NotADirectoryError, EOFError, ValueError, KeyError, TypeError, AttributeError):
             return None
+        except OSError as error:
+            raise InputError(f"cannot read the training in {folder}: {error.strerror}") from error
 
     @contextmanager
     def claim(self, training: Training) -> Iterator[bool]:
@@ -106,11 +108,13 @@ class Store:
         write_outcome(outcome, partial, training)
         forget(artefacts)
         keep_on_disk(partial)
-        place = self.folder / training.key
+        place, aside = self.folder / training.key, self.folder / f".{training.key}.damaged"
         if place.exists():
             print(f"{training.name}: what lay in {place} was damaged, so it was trained again", file=sys.stderr)
-            shutil.rmtree(place)
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(place, aside)
         os.replace(partial, place)
+        shutil.rmtree(aside, ignore_errors=True)
         found = self.find(training)
         assert found is not None
         return found
@@ -135,11 +139,10 @@ def write_outcome(outcome: Outcome, folder: Path, training: Training) -> None:
 
 def keep_on_disk(folder: Path) -> None:
     """See that the files of a folder outlast a loss of power, before the folder gets its name."""
-    for path in (*folder.iterdir(), folder):
-        if path.is_file() or path == folder:
-            file = os.open(path, os.O_RDONLY)
-            os.fsync(file)
-            os.close(file)
+    for path in (*folder.rglob("*"), folder):
+        file = os.open(path, os.O_RDONLY)
+        os.fsync(file)
+        os.close(file)
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:

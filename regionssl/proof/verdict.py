@@ -12,7 +12,7 @@ the chance of a false word stays below 5 % in all. The best run by mean speaks f
 6. Otherwise there is no evidence that it helps.
 
 "Sure" means that the interval leaves 0 out, and that there are two seeds or more: one says nothing of the spread of
-trainings.
+trainings, and two or three little, so that their intervals are wide.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def judge(run: str, others: Mapping[str, str], leads: Mapping[str, Interval], se
 
 def _numbers(lead: Interval, setting: Setting, turned: bool) -> str:
     mean, low, high = (-lead.mean, -lead.high, -lead.low) if turned else (lead.mean, lead.low, lead.high)
-    sign = "" if turned else "+"
-    return f"{mean:{sign}.1f} {setting.metric} ({100 * setting.level:.3g} % interval {bound(low)} to {bound(high)})"
+    sign = "+" if mean > 0 and not turned else ""
+    return f"{sign}{bound(mean)} {setting.metric} ({100 * setting.level:.3g} % interval {bound(low)} to {bound(high)})"
 
 
 def bound(value: float) -> str:
-    """A bound of an interval, with one decimal, or as many as tell it from 0."""
-    return f"{value:.1g}" if 0 < abs(value) < 0.05 else f"{value:.1f}"
+    """A number with one decimal, or as many as tell it from 0."""
+    return f"{value:.1g}" if 1e-9 < abs(value) < 0.05 else f"{value + 0.0:.1f}"

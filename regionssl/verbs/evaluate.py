@@ -35,6 +35,8 @@ from regionssl.proof.starts import checked_inputs, maps_of, try_out
 from regionssl.verbs.claim import claimed
 
 OUTCOME, EVIDENCE = "outcome.json", "evidence.npz"
+PUBLISHED = "resnet50"
+"""The backbone of all the papers' rows."""
 PACKAGES = ("regionssl", "torch", "torchvision", "timm", "numpy")
 
 
@@ -72,7 +74,7 @@ def evaluate(
     start = checked_inputs(open_start(weights, backbone))
     make_folder(out, OUTCOME)
     try_out(start, maps_of(protocol.settings))
-    labels = open_data(protocol.task, Path(data), whole=True)
+    labels = open_data(protocol.task, Path(data))
     say(console, f"{task} ({protocol.name}: {protocol.about.summary}) from {start.name}, {start.config.name}, {place}")
     say(console, *described(labels))
     with claimed(out), own_folder(out, first) as folder:
@@ -218,16 +220,20 @@ def show_published(protocol: ProtocolFile, outcome: Outcome, start: Start, conso
     """
     rows = [row for row in published_rows(protocol.name) if set(row.metrics) & set(outcome.metrics)]
     say(console, f"settings of {protocol.name}: {protocol.about.source}")
-    if protocol.changes:
+    changes = [
+        *protocol.changes,
+        *([f"backbone: {PUBLISHED} -> {start.config.name}"] if rows and start.config.name != PUBLISHED else []),
+    ]
+    if changes:
         apart = ", so the papers' rows are of other settings" if rows else ""
-        say(console, f"changed here{apart}: {'; '.join(protocol.changes)}")
+        say(console, f"changed here{apart}: {'; '.join(changes)}")
     if not rows:
         say(console, f"no paper reports {protocol.name}")
         return
     metrics = [name for name in outcome.metrics if any(name in row.metrics for row in rows)]
     table = Table("pre-training", "data", "epochs", *metrics, "verified", "source", title=f"published, {protocol.name}")
     here = [f"{outcome.metrics[name]:.1f}" for name in metrics]
-    measured = "measured here, with other settings" if protocol.changes else "measured here"
+    measured = "measured here, with other settings" if changes else "measured here"
     table.add_row(f"this one: {start.name}", "", "", *here, "", measured, style="bold")
     for row in rows:
         values = [f"{row.metrics[name]:g}" if name in row.metrics else "" for name in metrics]

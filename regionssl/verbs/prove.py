@@ -92,7 +92,7 @@ def prove(
     starts = open_starts(runs, against or ["random"], backbone)
     for start in starts:
         try_out(start, maps_of(protocol.settings))
-    labels = open_data(protocol.task, Path(data), whole=True)
+    labels = open_data(protocol.task, Path(data))
     check_folder(out)
     notes = described(labels)
     if not protocol.task.trains and chosen != (1.0,):
@@ -106,7 +106,7 @@ def prove(
             tuple(starts), len(runs), protocol.evaluator, without_leaks(labels, leakage), chosen, seeds, draws, seed
         )
         plan, merged = without_equal_fractions(plan)
-        warnings = [*merged, *small_fractions(plan)]
+        warnings = [*merged, *(small_fractions(plan) if protocol.task.trains else [])]
         say(console, *warnings)
         keep(
             out / PLAN,
@@ -207,10 +207,9 @@ def keep(path: Path, now: dict[str, Any], what: str, advice: str) -> None:
     """
     if path.is_file():
         try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
+            changed = differences(json.loads(path.read_text()), json.loads(json.dumps(now)))
+        except (ValueError, AttributeError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); remove it, and run the same command again") from error
-        changed = differences(before, json.loads(json.dumps(now)))
         if changed:
             raise InputError(f"{path.parent} holds {what}:\n  " + "\n  ".join(changed) + f"\n{advice}")
     write_json(path, now)

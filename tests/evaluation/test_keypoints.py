@@ -12,7 +12,7 @@ from body_scenes import NAMES, body_set
 
 from regionssl import evaluation
 from regionssl.config import parse, read_yaml
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.evaluation.detection.matches import DetectionEvidence
 from regionssl.evaluation.keypoints import KeypointTask, keypoint_results, trainable
 from regionssl.evaluation.outcome import Outcome
@@ -79,7 +79,7 @@ def test_bad_labels(split: Split[ObjectSet], tmp_path: Path) -> None:
     bare = replace(
         split.train, keypoint_names=(), objects=tuple(replace(one, keypoints=None) for one in split.train.objects)
     )
-    with pytest.raises(InputError, match="16 training images has an object with labelled keypoints"):
+    with pytest.raises(TooFewLabels, match="16 training images has an object with labelled keypoints"):
         run(Split(bare, split.val), tmp_path)
     blind = replace(split.val, objects=tuple(replace(one, keypoints=np.zeros((1, 6, 3))) for one in split.val.objects))
     with pytest.raises(InputError, match="4 validation images"):

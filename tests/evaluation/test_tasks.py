@@ -134,6 +134,7 @@ def test_settings_go_over_a_protocol(tmp_path: Path) -> None:
 def test_changed_settings_are_told(tmp_path: Path) -> None:
     assert load_protocol("segmentation", "ade20k_fcn").changes == ()
     assert load_protocol("segmentation", "ade20k_fcn", ["iterations=80000"]).changes == ()
+    assert load_protocol("detection", "voc0712_c4_24k", ["pictures=0"]).changes == (), "decides no number"
     changed = load_protocol("segmentation", "ade20k_fcn", ["iterations=1", "crop.size=64", "warmup=5"])
     assert changed.changes == ("crop.size: 512 -> 64", "iterations: 80000 -> 1", "warmup: 0 -> 5")
 
@@ -171,7 +172,8 @@ def test_label_free_tasks_take_plain_images(tmp_path: Path) -> None:
     for i in range(4):
         Image.new("RGB", (40, 40), (i * 60, 0, 0)).save(tmp_path / f"{i}.png")
     data = open_data(find_task("correspondence"), tmp_path)
-    assert len(data.train) + len(data.val) == 4
+    assert len(data.val) == 4
+    assert data.train is data.val
     assert data.train.classes == ("image",)
     with pytest.raises(InputError):
         open_data(find_task("pixel_probe"), tmp_path)
@@ -182,12 +184,11 @@ def test_tasks_that_train_nothing_score_all_images_where_there_is_no_split(tmp_p
     for name in ("unsupervised_objects", "correspondence"):
         task = find_task(name)
         assert not task.trains
-        data = open_data(task, tmp_path, whole=True)
+        data = open_data(task, tmp_path)
         assert len(data.val) == 10
         assert data.train is data.val
-        assert len(open_data(task, tmp_path).val) == 2  # as proofs take them
-    assert len(open_data(find_task("pixel_probe"), tmp_path, whole=True).val) == 2
-    assert len(open_data(find_task("correspondence"), tmp_path / "images", whole=True).val) == 10
+    assert len(open_data(find_task("pixel_probe"), tmp_path).val) == 2
+    assert len(open_data(find_task("correspondence"), tmp_path / "images").val) == 10
 
 
 def test_tasks_that_train_nothing_score_the_validation_part_of_a_split(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_tasks_that_train_nothing_score_the_validation_part_of_a_split(tmp_path:
         for kind in ("images", "labels"):
             (tmp_path / kind).mkdir(exist_ok=True)
             (tmp_path / split / kind).rename(tmp_path / kind / split)
-    data = open_data(find_task("unsupervised_objects"), tmp_path, whole=True)
+    data = open_data(find_task("unsupervised_objects"), tmp_path)
     assert (len(data.train), len(data.val)) == (5, 3)
 
 
@@ -204,9 +205,11 @@ def test_labels_that_cannot_be_used_are_spoken_of_alone(tmp_path: Path) -> None:
     task = find_task("unsupervised_objects")
     write_scenes(tmp_path, 1, size=48)
     (tmp_path / "annotations.json").unlink()
+    for path in (tmp_path / "labels").iterdir():
+        Image.new("L", (48, 48), 1).save(path)
     with pytest.raises(InputError) as raised:
         open_data(task, tmp_path)
-    assert str(raised.value) == "a validation split needs at least two labelled images, got 1"
+    assert str(raised.value).startswith("only '1' is labelled in the maps of ")
     with pytest.raises(InputError) as raised:
         open_data(task, tmp_path / "none")
     assert str(raised.value) == f"there is no folder or file {tmp_path / 'none'} with labels"

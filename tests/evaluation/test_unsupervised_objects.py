@@ -198,7 +198,7 @@ def test_grey_maps_are_scored_as_the_script_of_r2o_did(start: Start, tmp_path: P
             Image.fromarray(what).save(file)
         masks.append(mask)
         pictures.append(Image.fromarray(pixels))
-    data = open_data(find_task("unsupervised_objects"), tmp_path, whole=True)
+    data = open_data(find_task("unsupervised_objects"), tmp_path)
     outcome = ObjectsTask(clusters=3, size=256).run(start, data, tmp_path / "out", seed=2)
     expected = np.zeros((2, 2), np.int64)
     for i, (mask, picture) in enumerate(zip(masks, pictures, strict=True)):

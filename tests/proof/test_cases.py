@@ -10,6 +10,8 @@ from fake_evaluator import labelled_images
 from PIL import Image
 from proof_inputs import labelled_scenes
 
+from regionssl.data.scenes import write_scenes
+from regionssl.labels.digest import Labelled
 from regionssl.labels.open import open_labels
 from regionssl.labels.sets import Objects, ObjectSet
 from regionssl.proof.cases import draw_cases
@@ -88,3 +90,22 @@ def test_predictions_in_no_known_form_are_left_out(tmp_path: Path, content: str)
     first = result(tmp_path, [1, 0], tmp_path / "predictions.csv")
     (case,) = draw_cases(val, ("a", "b"), (first, result(tmp_path, [0, 0])), 2)
     assert case.picture.width == 96
+
+
+@pytest.mark.parametrize("kind", ["maps", "objects", "classes"])
+def test_damaged_predictions_are_left_out(kind: str, tmp_path: Path) -> None:
+    if kind == "classes":
+        val: Labelled = labelled_images(tmp_path / "images", 2)
+    else:
+        write_scenes(tmp_path / "labels", 10, size=48)
+        val = open_labels(tmp_path / "labels", "maps" if kind == "maps" else "objects").val
+    predictions = tmp_path / {"maps": "maps", "objects": "boxes.json", "classes": "predictions.csv"}[kind]
+    if kind == "maps":
+        predictions.mkdir()
+        for i in range(2):
+            (predictions / f"{i:06d}.png").write_bytes(b"")
+    else:
+        predictions.write_text("[[1" if kind == "objects" else "image\nx\ny\n")
+    scored = [result(tmp_path, values, predictions) for values in ([1.0, 0.0], [0.0, 0.0])]
+    (case,) = draw_cases(val, ("run", "random"), (scored[0], scored[1]), 3)
+    assert case.scores == (1, 0)

@@ -146,7 +146,7 @@ def test_a_budget_leaves_out_middle_fractions(tmp_path: Path) -> None:
     assert carried.blocks == [(1.0, 0), (1.0, 1), (0.25, 0), (0.25, 1)]
     assert carried.left_out == [(0.5, 0), (0.5, 1)]
     assert said[-1].startswith("the budget leaves out 2 of 6 parts of the plan, for every start: 0.5 of the labels")
-    fewer, _ = done(plan, tmp_path / "b", budget=10.5)  # three would fit, and one seed of a fraction says nothing
+    fewer, _ = done(plan, tmp_path / "b", budget=10.5)  # three would fit, and the verdict needs all seeds of a fraction
     assert fewer.blocks == [(1.0, 0), (1.0, 1)]
     least, _ = done(plan, tmp_path / "c", budget=0.1)
     assert least.blocks == [(1.0, 0)]

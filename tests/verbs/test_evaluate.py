@@ -63,17 +63,24 @@ def test_a_run_is_evaluated_and_everything_written(labels: Path, tmp_path: Path)
     assert "already holds outcome.json" in str(again.exception)
 
 
-@pytest.mark.parametrize("changes", [[], ["iterations=1"]])
-def test_papers_rows_are_said_to_be_of_other_settings(changes: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("changes", "backbone", "told"),
+    [
+        ([], "resnet50", ""),
+        (["iterations=1"], "resnet50", "iterations: 80000 -> 1"),
+        ([], "resnet18", "backbone: resnet50 -> resnet18"),
+    ],
+)
+def test_papers_rows_are_said_to_be_of_other_settings(changes: list[str], backbone: str, told: str) -> None:
     protocol = load_protocol("segmentation", "ade20k_fcn", changes)
     outcome = Outcome("mIoU", {"mIoU": 12.3}, {}, Confusions(np.ones((1, 2, 2), np.int64)), {}, 1.0)
     console = Console(record=True, width=400, file=io.StringIO())
-    show_published(protocol, outcome, open_start("random", "resnet50"), console)
+    show_published(protocol, outcome, open_start("random", backbone), console)
     said = console.export_text()
     assert "settings of ade20k_fcn: settings not published" in said
     assert "37.9" in said
-    apart = "changed here, so the papers' rows are of other settings: iterations: 80000 -> 1"
-    assert (apart in said) == ("measured here, with other settings" in said) == bool(changes)
+    apart = f"changed here, so the papers' rows are of other settings: {told}"
+    assert (apart in said) == ("measured here, with other settings" in said) == bool(told)
 
 
 def test_the_help_names_all_tasks_and_recipes_all_protocols() -> None:

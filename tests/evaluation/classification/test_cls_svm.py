@@ -9,7 +9,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
 from regionssl.config import parse
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.evaluation.classification.svm import COSTS, SvmTask, few, unit_length
 from regionssl.evaluation.start import Start
 from regionssl.labels.sets import ClassSet, Split
@@ -64,7 +64,7 @@ def test_few_are_drawn() -> None:
     assert set(few(truth, 1, "cat", 0, 0, 0)[:1]) <= set(rows[:3])
     assert set(rows) != set(few(truth, 3, "cat", 0, 1, 0))
     assert len(few(truth, 9, "cat", 0, 0, 0)) == 109  # all negatives
-    with pytest.raises(InputError, match="10 shots need as many images of cat, and there are 9"):
+    with pytest.raises(TooFewLabels, match="10 shots need as many images of cat, and there are 9"):
         few(truth, 10, "cat", 0, 0, 0)
 
 
@@ -103,7 +103,7 @@ def test_low_shot(textures: Split[ClassSet], random_start: Start, tmp_path: Path
     assert outcome.value == pytest.approx((outcome.metrics["map_1"] + outcome.metrics["map_6"]) / 2)
     assert outcome.evidence.metric(np.arange(24)) == pytest.approx(outcome.value)
     assert outcome.metrics["map_6"] > outcome.metrics["map_1"]
-    with pytest.raises(InputError, match="13 shots need as many images of stripes, and there are 12"):
+    with pytest.raises(TooFewLabels, match="13 shots need as many images of stripes, and there are 12"):
         parse(SvmTask, {**SMALL, "shots": [13]}, "test").run(random_start, textures, tmp_path)
 
 

@@ -9,7 +9,7 @@ from body_scenes import body_set, write_plane
 
 from regionssl import evaluation
 from regionssl.config import parse, read_yaml
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.evaluation.densepose.dense_pose import DensePoseTask
 from regionssl.evaluation.outcome import Outcome
 from regionssl.evaluation.start import open_start
@@ -92,7 +92,7 @@ def test_images_are_not_cut() -> None:
 
 def test_labels_without_dense_pose(split: Split[ObjectSet], surface: Path, tmp_path: Path) -> None:
     bare = replace(split.train, objects=tuple(replace(one, dense=()) for one in split.train.objects))
-    with pytest.raises(InputError, match="none of the 16 images has an object with dense pose"):
+    with pytest.raises(TooFewLabels, match="none of the 16 images has an object with dense pose"):
         run(Split(bare, split.val), tmp_path, surface=surface)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from body_scenes import CELL, body_set, metres, surface_at, write_plane
 
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.evaluation.densepose.samples import DenseSamples, dense_poses
 from regionssl.evaluation.densepose.surface import SurfacePoints, load_surface
 from regionssl.evaluation.detection.samples import InputSettings
@@ -79,5 +79,5 @@ def test_objects_without_dense_pose_and_crowds(tmp_path: Path) -> None:
 def test_a_set_without_dense_pose(tmp_path: Path) -> None:
     data = body_set(tmp_path, 1)
     data = replace(data, objects=(replace(data.objects[0], dense=()),))
-    with pytest.raises(InputError, match="none of the 1 images has an object with dense pose"):
+    with pytest.raises(TooFewLabels, match="none of the 1 images has an object with dense pose"):
         dense_poses(data)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from regionssl.errors import InputError
+from regionssl.errors import InputError, TooFewLabels
 from regionssl.evaluation.detection.samples import (
     InputSettings,
     Samples,
@@ -128,7 +128,7 @@ def test_crowds_and_images_without_objects_do_not_train(labelled: ObjectSet) -> 
     assert len(kept) == len(labelled)
     assert kept.draw(0, 0)[1]["boxes"].shape == (0, 4)
     none = dataclasses.replace(labelled.subset([0]), objects=(empty,))
-    with pytest.raises(InputError, match="none of the 1 training images has an object"):
+    with pytest.raises(TooFewLabels, match="none of the 1 training images has an object"):
         Samples(none, InputSettings())
 
 
