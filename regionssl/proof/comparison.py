@@ -122,9 +122,8 @@ def _verdict(
     metric: str,
 ) -> Verdict:
     others = {start.name: start.source for start in plan.starts[plan.runs :]}
-    level = 1 - (1 - LEVEL) / len(plan.pairs)
-    leads = {
-        other: interval([(scores[run, f], scores[other, f]) for f in fractions], plan.seed, level) for other in others
-    }
+    level, lag_level = 1 - (1 - LEVEL) / plan.runs, 1 - (1 - LEVEL) / len(plan.pairs)
+    parts = {other: [(scores[run, f], scores[other, f]) for f in fractions] for other in others}
+    leads, lags = ({other: interval(parts[other], plan.seed, one) for other in others} for one in (level, lag_level))
     seeds = min(len(scores[run, fraction].values) for fraction in fractions)
-    return judge(run, others, leads, Setting(metric, len(plan.data.val), seeds, len(fractions), level))
+    return judge(run, others, leads, lags, Setting(metric, len(plan.data.val), seeds, len(fractions), level, lag_level))

@@ -1,8 +1,10 @@
 """One sentence, by stated rules.
 
-A run is judged by the mean over the label fractions of its lead over each start that it is compared with. The intervals
-of the verdict are wider than those of the table: of m pairs of a run and another start each gets 1 - 0.05 / m, so that
-the chance of a false word stays below 5 % in all. The best run by mean speaks for all. The first rule that applies:
+A run is judged by the mean over the label fractions of its lead over each start that it is compared with. The best run
+by mean speaks for all, and the chance of a false word stays below 5 % in all. Of r runs and n other starts a lead is
+judged by an interval of 1 - 0.05 / r, since no good word is said without the one lead over random weights, or else over
+every other start; that another start leads, which any of them may, by one of 1 - 0.05 / (r n). The first rule that
+applies:
 
 1. ImageNet's weights are among the others and their lead over the run is sure: use ImageNet.
 2. Another start's lead over the run is sure: use that one.
@@ -33,10 +35,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the sentence must say of the comparison: metric, images, seeds, label fractions, confidence level.
+    """What the sentence must say of the comparison: metric, images, seeds, label fractions, confidence levels.
 
     Attributes:
         seeds: of the fraction that has the fewest.
+        level, lag_level: of the intervals of leads, and of those by which another start leads.
     """
 
     metric: str
@@ -44,6 +47,7 @@ class Setting:
     seeds: int
     fractions: int
     level: float
+    lag_level: float
 
     def __str__(self) -> str:
         seeds = f"{self.seeds} seeds" if self.seeds > 1 else "one seed, so nothing is known of the spread of trainings"
@@ -51,29 +55,41 @@ class Setting:
         return f"{over}{self.images} validation images, {seeds}"
 
 
-def judge(run: str, others: Mapping[str, str], leads: Mapping[str, Interval], setting: Setting) -> Verdict:
+def judge(
+    run: str,
+    others: Mapping[str, str],
+    leads: Mapping[str, Interval],
+    lags: Mapping[str, Interval],
+    setting: Setting,
+) -> Verdict:
     """The verdict on one run.
 
     Args:
         run: its name.
         others: source of each other start by its name.
-        leads: of the run over each of them.
+        leads: of the run over each of them, with intervals of ``setting.level``.
+        lags: the same leads with intervals of ``setting.lag_level``.
     """
     imagenet = next((name for name, source in others.items() if source == "imagenet"), None)
     random = next((name for name, source in others.items() if source == "random"), None)
     several = setting.seeds > 1
-    behind = [name for name in others if several and leads[name].below]
+    behind = [name for name in others if several and lags[name].below]
     unsure = [name for name in others if not (several and leads[name].above)]
 
-    def said(name: str, turned: bool = False) -> str:
-        return _numbers(leads[name], setting, turned)
+    def said(name: str) -> str:
+        return _numbers(leads[name], setting.metric, setting.level)
+
+    def said_of(name: str) -> str:
+        lag = lags[name]
+        turned = Interval(-lag.mean, -lag.high, -lag.low)
+        return _numbers(turned, setting.metric, setting.lag_level).removeprefix("+")
 
     end = f"; {setting}."
     if imagenet is not None and imagenet in behind:
-        return Verdict(f"Use ImageNet: its weights lead {run} by {said(imagenet, True)}{end}", 1)
+        return Verdict(f"Use ImageNet: its weights lead {run} by {said_of(imagenet)}{end}", 1)
     if behind:
         best = min(behind, key=lambda name: leads[name].mean)
-        return Verdict(f"Use {best}: it leads {run} by {said(best, True)}{end}", 2)
+        return Verdict(f"Use {best}: it leads {run} by {said_of(best)}{end}", 2)
     if not unsure:
         closest = min(others, key=lambda name: leads[name].mean)
         among = "" if len(others) == 1 else ", the best start it is held against,"
@@ -90,10 +106,9 @@ def judge(run: str, others: Mapping[str, str], leads: Mapping[str, Interval], se
     return Verdict(f"There is no evidence that {run} {helps}: its lead over {shown} is {said(shown)}{end}", 6)
 
 
-def _numbers(lead: Interval, setting: Setting, turned: bool) -> str:
-    mean, low, high = (-lead.mean, -lead.high, -lead.low) if turned else (lead.mean, lead.low, lead.high)
-    sign = "+" if mean > 0 and not turned else ""
-    return f"{sign}{bound(mean)} {setting.metric} ({100 * setting.level:.3g} % interval {bound(low)} to {bound(high)})"
+def _numbers(lead: Interval, metric: str, level: float) -> str:
+    sign = "+" if lead.mean > 0 else ""
+    return f"{sign}{bound(lead.mean)} {metric} ({100 * level:.3g} % interval {bound(lead.low)} to {bound(lead.high)})"
 
 
 def bound(value: float) -> str:
