@@ -50,7 +50,7 @@ def demo(
     console.print(f"4/4  did it help? linear pixel probe of frozen features, {labelled} labelled scenes -> {proof}")
     write_labelled(labels, labelled)
     found = prove(
-        [str(run)], "pixel_probe", labels, proof, ["random"], set=PROBE, fractions=[0.25, 1.0], seeds=2, draws=500
+        [str(run)], "pixel_probe", labels, proof, ["random"], set=PROBE, fractions=[0.25, 1.0], seeds=3, draws=500
     )
     console.print(
         f"weights: {exported}   pictures: {out / 'pictures'}   time: {duration(time.perf_counter() - started)}"
