@@ -103,8 +103,8 @@ def carry_out(plan: Plan, store: Store, effort: Effort, report: Report, say: Cal
 
     blocks = plan.blocks
     first = train(blocks[:1])
-    for error in lacking.values():
-        raise error  # the smaller fractions are parts of this one
+    if lacking:  # the smaller fractions are parts of this one
+        raise next(iter(lacking.values()))
     count = len(blocks)
     if effort.budget is not None:
         spent = effort.spent + sum(result.seconds for result in found.values()) / effort.processes + first
@@ -119,6 +119,8 @@ def carry_out(plan: Plan, store: Store, effort: Effort, report: Report, say: Cal
     for fraction, error in lacking.items():
         remark(f"{fraction:.4g} of the labels is left out, for every start: {error}")
     trained = [block for block in blocks[:count] if block[0] not in lacking]
+    if not trained:
+        raise next(iter(lacking.values()))
     kept = {key: result for key, result in results.items() if key[1] in trained}
     return CarriedOut(kept, trained, blocks[count:], remarks, choices, seconds)
 
