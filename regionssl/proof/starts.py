@@ -17,6 +17,9 @@ from regionssl.export.run_weights import CARD, read_card
 def open_starts(runs: Sequence[str], against: Sequence[str], backbone: str | None) -> list[Start]:
     """The runs to be judged, then what they are compared with; all of one architecture, that of the first run.
 
+    Random weights are the architecture's own, not those that a method begins with: PLRC's, whose residual branches start
+    at zero, make a weaker opponent.
+
     Raises:
         InputError: one cannot be opened, comes twice, has another backbone, or takes other inputs than RGB.
     """
@@ -34,7 +37,7 @@ def open_starts(runs: Sequence[str], against: Sequence[str], backbone: str | Non
                 f"{source} holds a {start.config.name} and {runs[0]} a {first.config.name}; starts are compared at one "
                 "architecture"
             )
-        starts.append(replace(start, config=first.config) if source == "random" else start)
+        starts.append(start)
     return [checked_inputs(start) for start in _named_apart(starts)]
 
 

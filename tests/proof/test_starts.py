@@ -24,7 +24,14 @@ def test_all_starts_take_the_backbone_of_the_first_run(run: Path, tmp_path: Path
     starts = open_starts([str(run)], ["random", "imagenet", str(file)], None)
     assert [one.name for one in starts] == ["run", "random", "imagenet", "weights"]
     assert {one.config.name for one in starts} == {"resnet18"}
-    assert starts[1].config == starts[0].config
+
+
+def test_random_weights_do_not_depend_on_the_run(run: Path, tmp_path: Path) -> None:
+    card = json.loads((run / "weights.json").read_text())
+    other = make_run(tmp_path / "other", {"backbone": card["backbone"] | {"zero_init_last": True}})
+    opponents = [open_starts([str(one)], ["random"], None)[1] for one in (run, other)]
+    assert opponents[0] == opponents[1]
+    assert opponents[1].config == EncoderConfig(name="resnet18")
 
 
 def test_names_tell_runs_apart(run: Path, tmp_path: Path) -> None:
