@@ -17,8 +17,8 @@ from regionssl.export.run_weights import CARD, read_card
 def open_starts(runs: Sequence[str], against: Sequence[str], backbone: str | None) -> list[Start]:
     """The runs to be judged, then what they are compared with; all of one architecture, that of the first run.
 
-    Random weights are the architecture's own, not those that a method begins with: PLRC's, whose residual branches start
-    at zero, make a weaker opponent.
+    Random weights are the architecture's own, not those that a method begins with: PLRC's, whose residual branches
+    start at zero, make a weaker opponent.
 
     Raises:
         InputError: one cannot be opened, comes twice, has another backbone, or takes other inputs than RGB.
