@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
@@ -215,7 +215,9 @@ def test_cut_is_pillows_crop_resize_and_mirror(width: int, height: int, how: str
     st.sampled_from([8, 33, 96]),
     st.integers(0, 10**6),
 )
+@example(121, 179, "bilinear", 96, 525168)  # one pixel by two levels
 def test_torchs_resampling_is_nearly_pillows(width: int, height: int, how: str, size: int, seed: int) -> None:
+    """Both round to whole levels after each of two passes, so bilinear values may differ by two, and hardly ever do."""
     image, spec = picture(width, height), ViewSpec.model_validate({"size": size, "interpolation": how})
     [draw] = draw_crops(ViewPlan(views=(spec,)), width, height, rng(seed))
     one, two = cut(image, draw, spec), cut(image, draw, spec, "torch")
@@ -223,7 +225,8 @@ def test_torchs_resampling_is_nearly_pillows(width: int, height: int, how: str, 
     assert two.flags.c_contiguous
     difference = np.abs(one.astype(int) - two)
     if how == "bilinear":
-        assert difference.max() <= 1
+        assert difference.max() <= 2
+        assert (difference > 1).mean() < 0.001
     assert difference.mean() < 0.8
 
 
